@@ -1,0 +1,67 @@
+# Needs make and a Python >= 3.11. Everything else goes into .venv, which each target makes when there is none; a stamp
+# for each extra keeps pip from being run again until pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check format bench docs clean
+
+help:  ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo "Another interpreter: make PYTHON=python3.13 ... (after make clean)"
+
+demo: $(STAMPS)/demo  ## See real work spread over worker processes
+	$(BIN)/python examples/quickstart.py
+
+test: $(STAMPS)/test  ## Run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMPS)/check $(STAMPS)/docs  ## Check format, lint, types, import contracts and docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+format: $(STAMPS)/check  ## Format the sources and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMPS)/bench  ## Measure against ProcessPoolExecutor
+	$(BIN)/python benchmarks/against_stdlib.py
+
+docs: $(STAMPS)/docs  ## Build the documentation
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+clean:  ## Remove .venv, caches and what was built
+	rm -rf $(VENV) .venv-3.* build dist docs/_build .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The version is asked before the environment is made, and of the environment too, which may be an old one. An
+# environment that could not be finished (Debian: python3-venv is missing) is removed, so that the next run starts anew.
+$(STAMPS)/python:
+	@if [ ! -x $(BIN)/python ]; then \
+	    command -v "$(PYTHON)" >/dev/null 2>&1 || \
+	        { echo "There is no '$(PYTHON)' here. Say which Python to use: make PYTHON=/path/to/python3.13 ..." >&2; exit 1; }; \
+	    "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	        { echo "rush-executor needs Python >= 3.11; '$(PYTHON)' says `"$(PYTHON)" --version 2>&1 | head -n 1`." \
+	               "Say which one to use: make PYTHON=python3.13 ..." >&2; exit 1; }; \
+	    echo "Making $(VENV) with `"$(PYTHON)" --version`"; \
+	    "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	fi
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(VENV) has `$(BIN)/python --version`, and Python >= 3.11 is needed: make clean, then try again." >&2; exit 1; }
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+# One rule for each extra: `make demo` installs no linter.
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: pyproject.toml | $(STAMPS)/python
+	@echo "Installing rush-executor[$(@F)] into $(VENV)"
+	@$(PIP) --editable '.[$(@F)]'
+	@touch $@

@@ -1,0 +1,340 @@
+"""The agent's loop.
+
+One thread over `select`: signals (children that ended, requests to leave), the pipe to the owner, the watch on other
+agents' heartbeats, and timers. Started by the process that `_executor/agent_process.py` makes; ends when told to, when
+its owner is gone, or when the network is broken.
+
+How it ends:
+- the owner says "leave" through the pipe, or SIGTERM / SIGINT comes: workers finish what they run, hand back the rest,
+  and leave; a second signal means now;
+- the pipe closes without a word, or the agent gets a new parent: the owner was killed. Workers are killed, what the
+  server keeps for the client is deleted, or the private server is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final
+
+from rush_executor._agent.workers import WorkerProcess, describe_exit, fork_worker, reap
+from rush_executor._config import NetworkConfig
+from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
+from rush_executor._ledger.client import retire_client
+from rush_executor._ledger.connection import Channel, connect, open_pool
+from rush_executor._ledger.notifications import ExpiryWatch, ensure_notifications
+from rush_executor._ledger.server import ServerGuard
+from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import Loss
+from rush_executor._protocol.slots import Slot
+from rush_executor.errors import NetworkLostError
+
+__all__ = ["LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
+
+logger = logging.getLogger(__name__)
+
+# What the owner writes into the pipe to end the agent in peace; it closes the pipe only when the agent is gone.
+LEAVE: Final = b"leave"
+# How often the owner's death is looked for besides the pipe: a process that the owner forked may hold the pipe open.
+_OWNER_CHECK_S: Final = 0.5
+# A worker that dies before it is ready, this many times in a row, dies of its start: no further one would fare better.
+_MOST_FAILED_STARTS: Final = 3
+_NETWORK_CHECK_S: Final = 0.2
+_FIRST_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """What an agent must know.
+
+    Attributes:
+        config: The network.
+        agent_id: The agent.
+        n_workers: Workers to keep alive.
+        max_tasks_per_child: A worker is replaced after so many tasks; None for never.
+        owner_fd: Read end of the pipe to the owner; None for an agent that stands alone.
+        owner_pid: The owner.
+        client_id: The owner's client id: what the server keeps for it is deleted when the owner is killed.
+        server: The private server, if any: ended when the owner is killed.
+    """
+
+    config: NetworkConfig
+    agent_id: str
+    n_workers: int
+    max_tasks_per_child: int | None = None
+    owner_fd: int | None = None
+    owner_pid: int | None = None
+    client_id: str | None = None
+    server: ServerGuard | None = field(default=None, repr=False)
+
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+# It left, or somebody ended it.
+_NO_TASKS_FAULT: Final = (0, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM)
+
+# What a worker does in its process: agent's settings, network, worker id, host, slot -> exit code.
+WorkerMain = Callable[[AgentSettings, NetworkRecord, str, str, Slot], int]
+
+
+class Supervisor:
+    """Keeps workers alive.
+
+    Args:
+        settings: See `AgentSettings`.
+        worker_main: What a worker does.
+        initializer_exit: Exit code of a worker whose initializer failed and who has told so.
+        when_ready: Called once, when the network was found and the first workers were forked.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        worker_main: WorkerMain,
+        *,
+        initializer_exit: int,
+        when_ready: Callable[[], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._worker_main = worker_main
+        self._initializer_exit = initializer_exit
+        self._when_ready = when_ready or _nothing
+        self._host = socket.gethostname()
+        self._keys = Keys(settings.config.network_id)
+        self._pool = open_pool(settings.config.url)
+        # One try each: the agent must not sit in a call while its owner dies; its loop is what tries again.
+        self._channel = Channel(self._pool, reconnect_timeout_s=0.0)
+        self._ledger = AgentLedger(self._channel, self._keys, settings.agent_id, self._host)
+        self._reaper = Reaper(self._channel, self._keys)
+        self._watch = ExpiryWatch(self._pool, self._keys)
+        self._network: NetworkRecord | None = None
+        self._workers: dict[int, WorkerProcess] = {}
+        self._losses: list[tuple[Loss, str]] = []
+        self._n_failed_starts = 0
+        self._last_failed_start = ""
+        self._is_leaving = False
+        self._is_killing = False
+        self._is_owner_gone = False
+        self._has_notifications = False
+        self._beat_at = self._look_at = self._network_at = 0.0
+        self._lost_at: float | None = None
+        self._pause_s = _FIRST_PAUSE_S
+
+    def run(self) -> None:
+        """Runs until the agent is to end; then no worker is left."""
+        wakeup_r, wakeup_w = os.pipe()
+        os.set_blocking(wakeup_r, False)
+        os.set_blocking(wakeup_w, False)
+        signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
+        try:
+            while not self._is_finished():
+                self._step(wakeup_r)
+        except NetworkLostError as error:
+            logger.warning("the agent gives up: %s", error)
+            self._kill_workers()
+        except _OwnerGone:
+            self._end_with_owner()
+        self._depart()
+
+    def _step(self, wakeup_r: int) -> None:
+        self._reap()
+        if self._is_killing:
+            self._kill_workers()
+        try:
+            due_at = self._tend()
+        except NetworkLostError:
+            now = time.monotonic()
+            self._lost_at = self._lost_at or now
+            if now - self._lost_at >= self._settings.config.reconnect_timeout_s:
+                raise
+            due_at = now + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        else:
+            self._lost_at, self._pause_s = None, _FIRST_PAUSE_S
+        if not self._is_finished():
+            self._wait(wakeup_r, due_at)
+
+    def _is_finished(self) -> bool:
+        return self._is_leaving and not self._workers
+
+    def _tend(self) -> float:
+        """Does what is due at the ledger, and forks what is missing; returns when it must be called again."""
+        config, now = self._settings.config, time.monotonic()
+        self._report_losses()
+        if now >= self._beat_at:
+            self._ledger.beat(int(config.heartbeat_expire_s * 1000))
+            self._beat_at = now + config.heartbeat_period_s
+        if not self._is_leaving:
+            if now >= self._network_at:
+                self._find_network()
+                self._network_at = now + (config.heartbeat_period_s if self._network else _NETWORK_CHECK_S)
+            self._fill_up()
+        if self._watch.rang() or now >= self._look_at:
+            self._reaper.look()
+            self._look_at = now + config.heartbeat_period_s
+        return min(self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
+
+    def _find_network(self) -> None:
+        """Looks for the network; a new creation of it needs new workers, for the initializer that it brings."""
+        network = self._ledger.network()
+        if network is not None and (self._network is None or network.epoch != self._network.epoch):
+            self._n_failed_starts = 0
+            if not self._has_notifications:
+                self._has_notifications = True
+                ensure_notifications(connect(self._pool))
+        self._network = network
+
+    def _fill_up(self) -> None:
+        network = self._network
+        if network is None or network.is_broken or self._n_failed_starts >= _MOST_FAILED_STARTS:
+            return
+        while len(self._workers) < self._settings.n_workers:
+            worker_id = new_id()
+
+            def run(slot: Slot, worker_id: str = worker_id, network: NetworkRecord = network) -> int:
+                self._become_worker()
+                return self._worker_main(self._settings, network, worker_id, self._host, slot)
+
+            # A signal to leave must find the new worker in the list or not yet forked, and never our handler in it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            try:
+                if self._is_leaving:
+                    return
+                worker = fork_worker(worker_id, run)
+                self._workers[worker.pid] = worker
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._when_ready()
+        self._when_ready = _nothing
+
+    def _become_worker(self) -> None:
+        """In the child: nothing of the agent is the worker's."""
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self._settings.owner_fd is not None:
+            os.close(self._settings.owner_fd)
+        # Closes this process's copies; the agent's connections live on.
+        self._channel.close()
+        self._watch.close()
+        self._workers.clear()
+
+    def _reap(self) -> None:
+        for worker in list(self._workers.values()):
+            exitcode = reap(worker.pid)
+            if exitcode is None:
+                continue
+            del self._workers[worker.pid]
+            guilty = worker.slot.current()
+            if not guilty and worker.slot.is_ready() and exitcode not in _NO_TASKS_FAULT:
+                # It broke while it handled its tasks, not while it ran one. Charging all that it held is hard on most
+                # of them; charging none would have it break over the same task for ever.
+                guilty = CHARGE_ALL
+            if worker.slot.is_ready():
+                self._n_failed_starts = 0
+            elif exitcode == self._initializer_exit:
+                self._n_failed_starts = _MOST_FAILED_STARTS
+            elif exitcode != 0 and not self._is_leaving:
+                self._n_failed_starts += 1
+                self._last_failed_start = describe_exit(exitcode)
+            loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
+            self._losses.append((loss, guilty))
+            if exitcode == 0 and not guilty:
+                # It left by itself: recycled, or the network is not what it was.
+                self._network_at = 0.0
+
+    def _report_losses(self) -> None:
+        """Tells the ledger of workers that ended; what cannot be told now is kept for the next step."""
+        while self._losses:
+            loss, guilty = self._losses[0]
+            self._ledger.lose_worker(loss, guilty)
+            del self._losses[0]
+        if self._last_failed_start and self._n_failed_starts >= _MOST_FAILED_STARTS and self._network is not None:
+            text = (
+                f"{_MOST_FAILED_STARTS} workers in a row ended during their start on {self._host}, "
+                f"the last one {self._last_failed_start}; does the initializer crash?"
+            )
+            self._ledger.break_network(self._network.epoch, text)
+            self._last_failed_start = ""
+
+    def _wait(self, wakeup_r: int, due_at: float) -> None:
+        """Sleeps until something happens or the next timer is due."""
+        owner_fd, watch_fd = self._settings.owner_fd, self._watch.fileno()
+        fds = [fd for fd in (wakeup_r, owner_fd, watch_fd) if fd is not None]
+        timeout_s = max(0.0, min(due_at - time.monotonic(), _OWNER_CHECK_S))
+        readable, _, _ = select.select(fds, [], [], timeout_s)
+        if wakeup_r in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wakeup_r, 4096)
+        if owner_fd is not None:
+            self._heed_owner(owner_fd, is_readable=owner_fd in readable)
+
+    def _heed_owner(self, owner_fd: int, *, is_readable: bool) -> None:
+        if is_readable:
+            if os.read(owner_fd, len(LEAVE)) != LEAVE:
+                raise _OwnerGone
+            self._leave()
+        elif os.getppid() != self._settings.owner_pid:
+            raise _OwnerGone
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._is_leaving:
+            self._is_killing = True
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        for pid in self._workers:
+            os.kill(pid, signal.SIGTERM)
+
+    def _kill_workers(self) -> None:
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+
+    def _end_with_owner(self) -> None:
+        self._is_owner_gone = True
+        self._kill_workers()
+        if self._settings.server is not None:
+            self._settings.server.end()
+
+    def _depart(self) -> None:
+        """Waits for the last workers, which have been told, and takes the agent off the lists."""
+        while self._workers:
+            for worker in list(self._workers.values()):
+                _, status = os.waitpid(worker.pid, 0)
+                del self._workers[worker.pid]
+                exitcode = os.waitstatus_to_exitcode(status)
+                loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
+                self._losses.append((loss, ""))
+        if not (self._is_owner_gone and self._settings.server is not None):
+            with contextlib.suppress(NetworkLostError):
+                self._report_losses()
+                self._ledger.leave()
+                if self._is_owner_gone and self._settings.client_id is not None:
+                    retire_client(self._channel, self._keys, self._settings.client_id)
+        self._watch.close()
+        self._channel.close()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+class _OwnerGone(Exception):
+    """The process for which this agent works was killed."""

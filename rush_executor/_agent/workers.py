@@ -1,0 +1,100 @@
+"""Worker processes as their agent sees them: forking, reaping, telling how one ended."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rush_executor._protocol.slots import SLOT_SIZE, Slot
+
+__all__ = ["WorkerProcess", "describe_exit", "fork_worker", "reap"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """A worker that the agent has forked and not yet reaped.
+
+    Attributes:
+        worker_id: Its id.
+        pid: Its process.
+        slot: Shared with it.
+    """
+
+    worker_id: str
+    pid: int
+    slot: Slot
+
+
+def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
+    """Forks a worker.
+
+    Args:
+        worker_id: Its id.
+        run: What it does; returns its exit code.
+    """
+    slot = Slot(mmap.mmap(-1, SLOT_SIZE))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    agent_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        return WorkerProcess(worker_id, pid, slot)
+    code = 1
+    try:
+        _die_with_parent(agent_pid)
+        code = run(slot)
+        _end_multiprocessing()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # noqa: BLE001
+        # The frames above this one are the agent's loop: nothing of this process may return into it.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def reap(pid: int) -> int | None:
+    """Exit code of a child that has ended, as `multiprocessing.Process.exitcode`; None while it runs."""
+    try:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        # Somebody else reaped it; how it ended is not to be known.
+        return 255
+    return os.waitstatus_to_exitcode(status) if reaped else None
+
+
+def describe_exit(exitcode: int) -> str:
+    """How a process ended, for people."""
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        return f"killed by signal {-exitcode}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"killed by signal {-exitcode}, {name}{hint}"
+
+
+def _die_with_parent(agent_pid: int) -> None:
+    """Has the kernel end this process when the agent ends, however the agent ends (Linux).
+
+    The kernel ties this to the thread that forked; the agent has only one. Elsewhere a worker whose agent was killed
+    ends at its next claim, refused by the ledger.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != agent_pid:
+        os._exit(1)
+
+
+def _end_multiprocessing() -> None:
+    """Ends the daemonic processes that tasks started with multiprocessing, as its own workers do on exit."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()  # noqa: SLF001 - what multiprocessing's own children call

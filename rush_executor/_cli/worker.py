@@ -1,0 +1,79 @@
+"""`rush-executor worker`: an agent on this machine, without an owner."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rush_executor._config import (
+    NetworkConfig,
+    cpu_count,
+    default_network_id,
+    default_secret,
+    default_url,
+    redact,
+    worker_environment,
+)
+
+__all__ = ["run_worker_command"]
+
+
+def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
+    """Runs the command.
+
+    Args:
+        args: As parsed.
+        fail: Says what is wrong with the command line, and exits with 2.
+
+    Returns:
+        Exit code: 0 after it was told to stop, 1 when the server cannot be reached.
+    """
+    url, network_id = args.url or default_url(), args.network or default_network_id()
+    if not url:
+        fail("no server: pass --url, or set RUSH_URL")
+    if not network_id:
+        fail("no network: pass --network with the network_id of the executor, or set RUSH_NETWORK")
+    n_workers = cpu_count() if args.workers is None else args.workers
+    for option, value in (("--workers", n_workers), ("--max-tasks-per-child", args.max_tasks_per_child)):
+        if value is not None and value < 1:
+            fail(f"{option} must be >= 1")
+    # Read by numerical libraries when a task imports them, in processes forked from this one.
+    os.environ.update(worker_environment(n_workers, args.inner_max_num_threads))
+
+    # After the environment is set, and not for a command line that is wrong.
+    # ruff: noqa: PLC0415
+    from rush_executor._agent.supervisor import AgentSettings
+    from rush_executor._executor.agent_process import run_agent
+    from rush_executor._ledger.connection import check_server
+    from rush_executor._protocol.ids import new_id
+    from rush_executor.errors import ServerError
+
+    try:
+        config = NetworkConfig(
+            url=url, network_id=network_id, secret=_secret(args), reconnect_timeout_s=args.reconnect_timeout
+        )
+        check_server(config.url)
+        settings = AgentSettings(
+            config=config, agent_id=new_id(), n_workers=n_workers, max_tasks_per_child=args.max_tasks_per_child
+        )
+        where = f"network {network_id!r} on {redact(url)}"
+        print(f"{n_workers} workers for {where}; Ctrl-C to stop", file=sys.stderr, flush=True)
+        # Modules beside the user's code are found as they are by `python -m`.
+        sys.path.insert(0, "")
+        run_agent(settings)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except ServerError as error:
+        print(f"rush-executor: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _secret(args: argparse.Namespace) -> bytes | None:
+    if args.secret_file is None:
+        return default_secret()
+    return Path(args.secret_file).read_bytes().strip()

@@ -1,0 +1,163 @@
+"""The sending side: an outbox, a thread that empties it, and the shortcut past both.
+
+A lone task is sent by the thread that submits it: handing it to another thread would cost more than sending it. When
+tasks come faster than one by one, sending each by itself would cost a round trip each, so they go into the outbox, and
+the dispatcher sends whatever the outbox holds when it gets to it: the busier the process, the larger the batches.
+
+`lock` guards the uplink, and with it the order of batches. Whoever takes a task out of the outbox holds it, so under
+it a task is either still in the outbox or has been sent.
+
+The thread is started with the session and ended by `close`; it sleeps while the outbox is empty.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from rush_executor._client.future import RushFuture
+from rush_executor._client.shelf import FunctionShelf
+from rush_executor._ledger.client import Uplink
+from rush_executor._ledger.connection import NetworkGone, Refused
+from rush_executor._protocol.records import NewTask
+from rush_executor.errors import NetworkLostError
+
+__all__ = ["Dispatcher", "Parcel"]
+
+_LARGEST_BATCH: Final = 500
+# Bytes of payload beyond which a batch is sent as it is.
+_LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+class Parcel(NamedTuple):
+    """A task on its way out, and its Future."""
+
+    future: RushFuture
+    task: NewTask
+
+
+class _Batch(NamedTuple):
+    number: int
+    parcels: list[Parcel]
+    functions: list[tuple[str, bytes]]
+
+
+class Dispatcher:
+    """Sends tasks.
+
+    Args:
+        uplink: The ledger.
+        shelf: What the server has of this client's functions.
+        when_lost: Called when the network is gone for good.
+        when_refused: Called with the Futures of a batch that the server will not take.
+    """
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        shelf: FunctionShelf,
+        *,
+        when_lost: Callable[[BaseException], None],
+        when_refused: Callable[[list[RushFuture], BaseException], None],
+    ) -> None:
+        self.lock = threading.Lock()
+        self._uplink = uplink
+        self._shelf = shelf
+        self._when_lost = when_lost
+        self._when_refused = when_refused
+        self._outbox: deque[Parcel] = deque()
+        # Taken out of the outbox, not yet known to have arrived.
+        self._batch: _Batch | None = None
+        self._n_batches = 0
+        self._is_asleep = False
+        self._is_closed = False
+        self._wakeup = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rush-dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def send(self, parcel: Parcel, *, is_lone: bool) -> None:
+        """Sends a task now, or puts it into the outbox.
+
+        Args:
+            parcel: The task.
+            is_lone: Whether the caller knows of no other task that is under way.
+        """
+        if is_lone and self._is_asleep and not self._outbox:
+            with self.lock:
+                if self._batch is None and not self._outbox:
+                    try:
+                        self._batch = self._make_batch([parcel])
+                        self._send_batch()
+                    except BaseException:
+                        # Ctrl-C in the middle: the thread sends it again, under the same number.
+                        self._wakeup.set()
+                        raise
+                    return
+        self._outbox.append(parcel)
+        if self._is_asleep:
+            self._wakeup.set()
+
+    def close(self) -> None:
+        """Ends the thread. What is in the outbox stays there."""
+        self._is_closed = True
+        self._wakeup.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            self._wakeup.clear()
+            # The flag goes up before the look: whoever appends after the look sees it and sets the event.
+            self._is_asleep = True
+            if not self._outbox and self._batch is None:
+                self._wakeup.wait()
+            self._is_asleep = False
+            while (self._outbox or self._batch is not None) and not self._is_closed:
+                with self.lock:
+                    if self._batch is None:
+                        self._batch = self._make_batch(self._take_parcels())
+                    self._send_batch()
+
+    def _take_parcels(self) -> list[Parcel]:
+        outbox, n_bytes = self._outbox, 0
+        parcels: list[Parcel] = []
+        while outbox and len(parcels) < _LARGEST_BATCH and n_bytes < _LARGEST_BATCH_BYTES:
+            parcel = outbox.popleft()
+            # Cancelled before it left.
+            if not parcel.future.done():
+                parcels.append(parcel)
+                n_bytes += len(parcel.task.payload)
+        return parcels
+
+    def _make_batch(self, parcels: list[Parcel]) -> _Batch | None:
+        if not parcels:
+            return None
+        self._n_batches += 1
+        digests = []
+        for future, _ in parcels:
+            future.is_sent = True
+            if future.digest is not None:
+                digests.append(future.digest)
+        return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
+
+    def _send_batch(self) -> None:
+        batch = self._batch
+        if batch is None:
+            return
+        try:
+            self._uplink.push(batch.number, [parcel.task for parcel in batch.parcels], batch.functions)
+            if batch.functions:
+                self._shelf.sent([digest for digest, _ in batch.functions])
+                excess = self._shelf.take_excess()
+                if excess:
+                    self._uplink.forget_functions(excess)
+        except (NetworkGone, NetworkLostError) as error:
+            self._when_lost(error)
+        except Refused as error:
+            self._when_refused([parcel.future for parcel in batch.parcels], error)
+        self._batch = None

@@ -1,0 +1,72 @@
+"""The Future of a task: the standard library's, but `cancel` and `running` tell the truth of the ledger."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+__all__ = ["FutureOwner", "RushFuture"]
+
+
+class FutureOwner(Protocol):
+    """What a Future asks of its session."""
+
+    def cancel(self, future: RushFuture) -> bool:
+        """Takes the task back, if no worker has it."""
+
+    def is_running(self, future: RushFuture) -> bool:
+        """Whether a worker has the task."""
+
+    def run_callbacks(self, future: RushFuture) -> None:
+        """Runs the Future's callbacks on a thread made for them."""
+
+
+class RushFuture(Future[Any]):
+    """A task's outcome to come.
+
+    Attributes:
+        task_id: The task's id in the ledger.
+        name: Name of the function, for messages.
+        digest: Of the function, if it was sent by value.
+        is_sent: Whether the task has left this process.
+    """
+
+    def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
+        super().__init__()
+        self._owner = owner
+        self.task_id = task_id
+        self.name = name
+        self.digest = digest
+        self.is_sent = False
+
+    def cancel(self) -> bool:
+        """Cancels the task unless a worker has claimed it.
+
+        Returns:
+            True when the task is cancelled, and `concurrent.futures.wait` knows it; False when it runs or has ended.
+        """
+        if self.done():
+            return self.cancelled()
+        return self._owner.cancel(self)
+
+    def running(self) -> bool:
+        """Whether a worker has claimed the task: asks the ledger."""
+        return not self.done() and self._owner.is_running(self)
+
+    def resolve_cancelled(self) -> None:
+        """Puts the Future into its final cancelled state, which `wait` and `as_completed` see."""
+        super().cancel()
+        self.set_running_or_notify_cancel()
+
+    def renew_lock(self) -> None:
+        """In a forked child: the lock may have been held by a thread that is not here."""
+        self._condition = threading.Condition()
+
+    def _invoke_callbacks(self) -> None:
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            self._owner.run_callbacks(self)
+
+    def invoke_callbacks(self) -> None:
+        """Runs the callbacks, on this thread."""
+        super()._invoke_callbacks()  # type: ignore[misc]

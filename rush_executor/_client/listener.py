@@ -1,0 +1,100 @@
+"""The receiving side: a thread that reads the inbox and resolves Futures.
+
+Started by the session. It waits for the client's bell and drains the inbox on every ring, on every reconnect and once
+a second (see `Downlink`). An outcome is trimmed from the inbox only after its Future was resolved, so a lost reply
+loses nothing. It ends when the session drains and nothing is pending, or when the network is lost; then it takes
+everything down, whoever has asked for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from rush_executor._ledger.client import Downlink
+from rush_executor._ledger.connection import NetworkGone, Refused
+from rush_executor._protocol.records import FAILED_BLOB_TAG, FINISHED_BLOB_TAG
+from rush_executor.errors import NetworkLostError
+
+__all__ = ["Listener"]
+
+logger = logging.getLogger(__name__)
+
+# Outcomes of this size together are trimmed at once, not with the next read: they are memory of the server.
+_TRIM_AT_ONCE_BYTES: Final = 1 << 20
+
+
+class Listener:
+    """Resolves Futures.
+
+    Args:
+        downlink: The inbox.
+        resolve: Called with a task's id and its outcome: tag, and body, or None where the body is gone; must
+            not raise.
+        is_done: Whether the thread may end.
+        when_lost: Called when the network is gone for good.
+        on_tick: Called after every read, at least about once a second.
+        take_down: Called once, last.
+    """
+
+    def __init__(
+        self,
+        downlink: Downlink,
+        *,
+        resolve: Callable[[str, bytes, bytes | None], None],
+        is_done: Callable[[], bool],
+        when_lost: Callable[[BaseException], None],
+        on_tick: Callable[[], None],
+        take_down: Callable[[], None],
+    ) -> None:
+        self._downlink = downlink
+        self._resolve = resolve
+        self._is_done = is_done
+        self._when_lost = when_lost
+        self._on_tick = on_tick
+        self._take_down = take_down
+        self.thread = threading.Thread(target=self._run, name="rush-listener", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except (NetworkGone, NetworkLostError, Refused) as error:
+            self._when_lost(error)
+        except BaseException as error:
+            # A fault of ours must not leave Futures that nobody will ever resolve.
+            logger.exception("the listener failed")
+            self._when_lost(error)
+        finally:
+            self._take_down()
+
+    def _listen(self) -> None:
+        n_resolved, n_bytes = 0, 0
+        done_blobs: list[str] = []
+        while not self._is_done():
+            wait = n_bytes < _TRIM_AT_ONCE_BYTES
+            outcomes = self._downlink.receive(n_resolved, done_blobs=done_blobs, wait=wait)
+            n_bytes, done_blobs = 0, []
+            for i in range(0, len(outcomes), 2):
+                outcome = outcomes[i + 1]
+                n_bytes += len(outcome)
+                tag = outcome[:1]
+                body: bytes | None = outcome[1:]
+                if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
+                    blob_id = outcome[1:].decode()
+                    body = self._fetch(blob_id)
+                    done_blobs.append(blob_id)
+                    n_bytes = _TRIM_AT_ONCE_BYTES
+                self._resolve(outcomes[i].decode(), tag, body)
+            n_resolved += len(outcomes) // 2
+            # Not kept while waiting for the next ones.
+            outcomes, outcome, body = [], b"", None
+            self._on_tick()
+        self._downlink.receive(n_resolved, done_blobs=done_blobs, wait=False)
+
+    def _fetch(self, blob_id: str) -> bytes | None:
+        try:
+            return self._downlink.read_blob(blob_id)
+        except KeyError:
+            return None

@@ -1,0 +1,468 @@
+"""One client of one network: from `submit` to a resolved Future.
+
+    caller's thread            rush-dispatcher              rush-listener            rush-callbacks
+    submit: encode,    ----->  outbox -> batches -> ledger
+      register Future                                       inbox -> decode  ----->  done-callbacks
+      (a lone task is sent                                  -> resolve Future
+       by the caller itself)
+
+A Future is resolved by whoever takes it out of `_pending`, which is atomic: the listener with an outcome, a `cancel`
+that the ledger granted, or the loss of the network. So it is resolved exactly once.
+
+A session is open, then draining (nothing new is taken, what was submitted is finished), then closed. The listener
+thread does the closing, so that `shutdown(wait=False)`, interpreter exit and a forgotten executor all end the same way.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from rush_executor._client import lifecycle
+from rush_executor._client.callbacks import CallbackThread
+from rush_executor._client.dispatcher import Dispatcher, Parcel
+from rush_executor._client.future import RushFuture
+from rush_executor._client.listener import Listener
+from rush_executor._client.outcomes import initializer_error, worker_lost_error
+from rush_executor._client.shelf import FunctionShelf
+from rush_executor._config import NetworkConfig
+from rush_executor._ledger.agent import Reaper
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._ledger.client import Downlink, Uplink
+from rush_executor._ledger.connection import Channel, NetworkGone, Refused, open_pool
+from rush_executor._payload import EncodedFunction, Encoder
+from rush_executor._protocol.ids import new_id, task_id
+from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import (
+    BROKEN_TAG,
+    CANCELLED_TAG,
+    FINISHED_BLOB_TAG,
+    FINISHED_TAG,
+    LOST_TAG,
+    NewTask,
+    TaskOptions,
+)
+from rush_executor._protocol.states import RUNNING
+from rush_executor.errors import InitializerError, NetworkLostError, PayloadError
+
+__all__ = ["Session", "WorkerKeeper"]
+
+logger = logging.getLogger(__name__)
+# The standard library's pools tell of a failing initializer here, and people look for it here.
+_futures_logger = logging.getLogger("concurrent.futures")
+
+# A submit that comes this long after the one before is no part of a burst, even if other tasks are pending.
+_BURST_GAP_S: Final = 0.001
+_CANCEL_BATCH: Final = 500
+_TICK_S: Final = 0.5
+
+
+class WorkerKeeper(Protocol):
+    """Whoever keeps workers for a session."""
+
+    def check(self) -> str | None:
+        """Looks after the workers; called about once a second.
+
+        Returns:
+            Id of an agent that has died since the last look, if one has, and been replaced.
+        """
+
+    def stop(self, *, now: bool) -> None:
+        """Ends the workers: after what they run, or now."""
+
+    def close(self) -> None:
+        """Ends what the ledger itself lived on, if it was private. Nothing is sent any more."""
+
+    def disown(self) -> None:
+        """In a forked child: lets go of what is the parent's."""
+
+
+class Session:
+    """A client's part in a network.
+
+    Args:
+        config: The network.
+        encoder: Packs calls and opens outcomes.
+        initializer: Sealed initializer for the network; empty for none.
+        client_id: The client.
+        keeper: Keeps the workers that belong to this client.
+
+    Raises:
+        ServerError: The server cannot be reached.
+        ValueError: The network exists already, and an initializer was given.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, encoder: Encoder, initializer: bytes, client_id: str, keeper: WorkerKeeper
+    ) -> None:
+        self.client_id = client_id
+        self.broken: BaseException | None = None
+        self._config = config
+        self._encoder = encoder
+        self._keeper = keeper
+        self._keys = Keys(config.network_id)
+        self._pool = open_pool(config.url)
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._pending: dict[str, RushFuture] = {}
+        self._numbers = itertools.count(1)
+        self._last_submit_at = 0.0
+        self._next_tick_at = self._next_look_at = 0.0
+        # Why no task is taken any more, as the end of a sentence; empty while the session is open.
+        self._why_closed = ""
+        self._is_lost = False
+        self._is_aborted = False
+        self._channels = [self._open_channel() for _ in range(3)]
+        lease_ms = int(config.client_lease_s * 1000)
+        self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)
+        self._downlink = Downlink(self._channels[1], self._keys, client_id)
+        self._reaper = Reaper(self._channels[2], self._keys)
+        self._callbacks = CallbackThread()
+        self._shelf = FunctionShelf()
+        self._dispatcher = Dispatcher(self._uplink, self._shelf, when_lost=self._lose, when_refused=self._refuse)
+        self._listener = Listener(
+            self._downlink,
+            resolve=self._resolve,
+            is_done=self._is_done,
+            when_lost=self._lose,
+            on_tick=self._tick,
+            take_down=self._take_down,
+        )
+        self._join_network(initializer)
+        self._dispatcher.start()
+        self._listener.thread.start()
+        lifecycle.register(self)
+
+    # What callers do.
+
+    def encode_function(self, fn: Callable[..., Any]) -> EncodedFunction:
+        """Packs a function, once for all calls that follow.
+
+        Raises:
+            PayloadError: It cannot be pickled.
+        """
+        return self._encoder.encode_function(fn)
+
+    def submit(
+        self,
+        function: EncodedFunction | PayloadError,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        is_chunk: bool = False,
+    ) -> RushFuture:
+        """Submits a task.
+
+        Args:
+            function: As packed, or why it could not be.
+            args: Arguments.
+            kwargs: Keyword arguments.
+            options: What the client asks for this task.
+            is_chunk: Whether `args` holds one list of argument tuples, for all of which the function is to be called.
+
+        Raises:
+            RuntimeError: The session takes no tasks any more, or it is the parent's of this process.
+        """
+        self._check_open()
+        task = task_id(self.client_id, next(self._numbers))
+        try:
+            if isinstance(function, PayloadError):
+                raise function
+            payload = self._encoder.encode_call(task, function, args, kwargs, is_chunk=is_chunk)
+        except PayloadError as error:
+            future = RushFuture(self, task, getattr(function, "name", ""), None)
+            future.set_exception(error)
+            return future
+        digest, body = function.digest, function.body
+        future = RushFuture(self, task, function.name, digest)
+        blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
+        parcel = Parcel(future, NewTask(task, payload, options, blob_id))
+        now = time.monotonic()
+        with self._lock:
+            self._check_open()
+            if digest is not None and body is not None:
+                self._shelf.hold(digest, body)
+            is_lone = not self._pending or now - self._last_submit_at > _BURST_GAP_S
+            self._pending[task] = future
+        self._last_submit_at = now
+        try:
+            self._dispatcher.send(parcel, is_lone=is_lone)
+        except BaseException:
+            if not future.is_sent:
+                # Ctrl-C, and nobody has it: nothing may wait for it.
+                self._take(future)
+            raise
+        return future
+
+    def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> None:
+        """Takes no tasks any more; the listener thread ends the session when what was submitted is finished.
+
+        Args:
+            why: End of the sentence "cannot schedule new futures after ...".
+            cancel_futures: Cancel what no worker has claimed.
+            abort: Cancel everything, and end the workers now.
+        """
+        with self._lock:
+            self._why_closed = self._why_closed or why
+            self._is_aborted = self._is_aborted or abort
+        if cancel_futures or abort:
+            self.cancel_all(list(self._pending.values()))
+        if abort:
+            for future in self._take_pending():
+                future.resolve_cancelled()
+        with contextlib.suppress(NetworkLostError, NetworkGone, Refused):
+            # The listener may be in its bell: ring, so that it sees that it is done.
+            if not self._is_lost and self._listener.thread.is_alive():
+                with self._dispatcher.lock:
+                    self._uplink.ring()
+
+    def forget(self) -> None:
+        """As `shut_down`, for an executor that nobody refers to any more.
+
+        Called wherever the collector runs, so it takes no lock and sends nothing: the listener sees it within a second.
+        """
+        self._why_closed = self._why_closed or "shutdown"
+
+    def join(self) -> None:
+        """Waits until the session is closed and its callbacks have run; at once if a callback of its own calls."""
+        if self._callbacks.is_current():
+            return
+        self._listener.thread.join()
+        self._callbacks.close()
+
+    def cancel_all(self, futures: list[RushFuture]) -> None:
+        """Cancels those of these Futures that no worker has claimed."""
+        for start in range(0, len(futures), _CANCEL_BATCH):
+            with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
+                batch = [future for future in futures[start : start + _CANCEL_BATCH] if not future.done()]
+                sent = [future for future in batch if future.is_sent]
+                replies = self._uplink.cancel([future.task_id for future in sent]) if sent else []
+                granted = [future for future, reply in zip(sent, replies, strict=True) if reply == 1]
+                granted += [future for future in batch if not future.is_sent]
+            for future in granted:
+                if self._take(future):
+                    future.resolve_cancelled()
+
+    def n_workers(self) -> int:
+        """How many workers have joined the network."""
+        with self._dispatcher.lock:
+            return self._uplink.n_workers()
+
+    # What Futures ask (`FutureOwner`).
+
+    def cancel(self, future: RushFuture) -> bool:
+        """Takes the task back, if no worker has it."""
+        try:
+            with self._dispatcher.lock:
+                if future.is_sent and not future.done():
+                    reply = self._uplink.cancel([future.task_id])[0]
+                else:
+                    reply = 1
+        except (NetworkLostError, NetworkGone, Refused):
+            return False
+        if reply == 1 and self._take(future):
+            future.resolve_cancelled()
+            return True
+        if reply == 0:
+            return False
+        # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future.
+        concurrent.futures.wait([future], timeout=self._config.reconnect_timeout_s)
+        return future.cancelled()
+
+    def is_running(self, future: RushFuture) -> bool:
+        """Whether a worker has the task."""
+        if not future.is_sent:
+            return False
+        try:
+            with self._dispatcher.lock:
+                return self._uplink.state(future.task_id) == RUNNING
+        except (NetworkLostError, NetworkGone, Refused):
+            return False
+
+    def run_callbacks(self, future: RushFuture) -> None:
+        """Runs the Future's callbacks on a thread made for them."""
+        self._callbacks.run(future)
+
+    # What happens at exit and after a fork (`lifecycle.LiveSession`).
+
+    def close_at_exit(self) -> None:
+        """Finishes what was submitted, and ends; after an uncaught Ctrl-C it ends at once."""
+        interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+        try:
+            self.shut_down(why="interpreter shutdown", abort=interrupted)
+            self.join()
+        except KeyboardInterrupt:
+            # Ctrl-C while waiting here: the process ends, and the agent ends the workers when it sees the pipe close.
+            self._stopping.set()
+
+    def disown(self) -> None:
+        """In a forked child: closes this process's copies of the parent's connections, and fails inherited Futures."""
+        error = self._forked_error()
+        self._why_closed = str(error)
+        self.broken = error
+        self._is_lost = True
+        # Threads that are not here any more may have held the locks at the fork.
+        self._lock = threading.Lock()
+        self._dispatcher.lock = threading.Lock()
+        self._shelf = FunctionShelf()
+        for channel in self._channels:
+            channel.close()
+        self._keeper.disown()
+        for future in self._take_pending():
+            future.renew_lock()
+            future.set_exception(self._forked_error())
+
+    # What the threads call.
+
+    def _join_network(self, initializer: bytes) -> None:
+        network = self._uplink.open_network(new_id(), initializer)
+        if initializer and network.creator != self.client_id:
+            self._uplink.retire()
+            raise ValueError(
+                f"network {self._config.network_id!r} exists already, with an initializer of its own or none: pass "
+                "initializer where the network is created, or choose another network_id"
+            )
+        if network.broken:
+            self._break(network.broken[1:])
+
+    def _resolve(self, task: str, tag: bytes, body: bytes | None) -> None:
+        """Resolves a Future with an outcome from the inbox."""
+        if tag == BROKEN_TAG:
+            self._break(body or b"")
+            return
+        future = self._pending.pop(task, None)
+        if future is None:
+            # Cancelled a moment ago, or told before.
+            return
+        self._forget_function(future)
+        try:
+            if tag == CANCELLED_TAG:
+                future.resolve_cancelled()
+            elif body is None:
+                future.set_exception(PayloadError(f"the outcome of task {task} is gone from the server"))
+            elif tag == LOST_TAG:
+                future.set_exception(worker_lost_error(task, future.name, body))
+            elif tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
+                try:
+                    value = self._encoder.decode_outcome(task, "finished", body)
+                except PayloadError as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(value)
+            else:
+                future.set_exception(self._encoder.decode_failure(task, body))
+        except concurrent.futures.InvalidStateError:
+            logger.warning("task %s: somebody else resolved its Future", task)
+
+    def _break(self, text: bytes) -> None:
+        error = initializer_error(text.decode(errors="replace"))
+        if self.broken is None:
+            _futures_logger.critical("Exception in initializer:\n%s", text.decode(errors="replace"))
+            self.broken = error
+        for future in self._take_pending():
+            future.set_exception(InitializerError(*error.args))
+
+    def _lose(self, error: BaseException) -> None:
+        """The network is gone for good: nobody may wait for it any more."""
+        if isinstance(error, NetworkGone):
+            error = NetworkLostError(
+                f"the server has no data of this network any more ({error}): it was restarted without persistence, or "
+                "flushed"
+            )
+        elif not isinstance(error, NetworkLostError):
+            error = NetworkLostError(f"the server does not do what it is asked: {error}")
+        with self._lock:
+            self.broken = self.broken or error
+            self._is_lost = True
+        self._stopping.set()
+        for future in self._take_pending():
+            future.set_exception(NetworkLostError(*error.args))
+
+    def _refuse(self, futures: list[RushFuture], error: BaseException) -> None:
+        for future in futures:
+            if self._take(future):
+                future.set_exception(NetworkLostError(f"the server refuses task {future.task_id}: {error}"))
+
+    def _is_done(self) -> bool:
+        return self._is_lost or (bool(self._why_closed) and not self._pending)
+
+    def _tick(self) -> None:
+        """What the listener does on the side, about once a second."""
+        now = time.monotonic()
+        if now < self._next_tick_at:
+            return
+        dead = self._keeper.check()
+        if dead is not None:
+            self._reaper.bury(dead)
+        if now >= self._next_look_at:
+            self._reaper.look()
+            self._next_look_at = now + self._config.heartbeat_period_s
+        self._next_tick_at = now + _TICK_S
+
+    def _take_down(self) -> None:
+        """Closes the session; the last thing that the listener thread does."""
+        with self._lock:
+            self._why_closed = self._why_closed or "the network was lost"
+        self._dispatcher.close()
+        for future in self._take_pending():
+            future.set_exception(NetworkLostError("the network was lost"))
+        # In peace, the agent leaves first: it takes its workers off the lists. Killed, it takes a private server along.
+        steps = [self._stop_keeper, self._leave_network, self._keeper.close]
+        if self._is_aborted:
+            steps = [self._leave_network, self._stop_keeper, self._keeper.close]
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                logger.exception("closing: %s failed", step.__name__)
+        self._pool.disconnect()
+
+    def _stop_keeper(self) -> None:
+        self._keeper.stop(now=self._is_aborted or self._is_lost)
+
+    def _leave_network(self) -> None:
+        with contextlib.suppress(NetworkLostError, NetworkGone):
+            if not self._is_lost:
+                self._uplink.retire()
+        for channel in self._channels:
+            channel.close()
+
+    # Small things.
+
+    def _open_channel(self) -> Channel:
+        return Channel(self._pool, reconnect_timeout_s=self._config.reconnect_timeout_s, stopping=self._stopping)
+
+    def _take(self, future: RushFuture) -> bool:
+        """Takes a Future out of the pending ones: whoever succeeds resolves it."""
+        if self._pending.pop(future.task_id, None) is None:
+            return False
+        self._forget_function(future)
+        return True
+
+    def _take_pending(self) -> list[RushFuture]:
+        return [future for future in list(self._pending.values()) if self._take(future)]
+
+    def _forget_function(self, future: RushFuture) -> None:
+        if future.digest is not None and not self._is_lost:
+            self._shelf.release(future.digest)
+
+    def _check_open(self) -> None:
+        if self.broken is not None:
+            raise type(self.broken)(*self.broken.args)
+        if self._why_closed:
+            raise RuntimeError(f"cannot schedule new futures after {self._why_closed}")
+
+    def _forked_error(self) -> RuntimeError:
+        return RuntimeError(
+            f"this executor belongs to process {os.getppid()}, and this is a fork of it: make a RushExecutor of your "
+            "own in the child"
+        )

@@ -1,0 +1,124 @@
+"""Settings, checked once and frozen; the only reader of the environment.
+
+| variable | meaning |
+|---|---|
+| `RUSH_URL` | server to use when no `url` is given |
+| `RUSH_NETWORK` | network that `rush-executor worker` joins when none is named |
+| `RUSH_SECRET` | secret that seals payloads when none is given |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+__all__ = [
+    "DEFAULT_MAX_RETRIES",
+    "HIGHEST_PRIORITY",
+    "NetworkConfig",
+    "cpu_count",
+    "default_network_id",
+    "default_secret",
+    "default_url",
+    "redact",
+    "worker_environment",
+]
+
+# Three attempts: one crash may be bad luck, two a coincidence, the third is the task's own doing.
+DEFAULT_MAX_RETRIES = 2
+# A queue rank is a double: 53 bits, of which 40 count submissions.
+HIGHEST_PRIORITY = 4095
+
+# Libraries read these at import; the names are those that joblib sets as well.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_SHORTEST_HEARTBEAT_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """How a process takes part in a network.
+
+    Attributes:
+        url: Server, as redis-py reads URLs.
+        network_id: The network.
+        secret: Key that seals payloads; None for no seal.
+        reconnect_timeout_s: How long a lost server is waited for.
+        heartbeat_period_s: How often an agent gives a sign of life.
+        heartbeat_expire_s: After how long without one it is taken for dead.
+        client_lease_s: How long what the server keeps for a client outlives the client's last sign of life, when
+            nobody is left to clean up after it. A day: a laptop may sleep over night.
+    """
+
+    url: str = field(repr=False)
+    network_id: str
+    secret: bytes | None = field(default=None, repr=False)
+    reconnect_timeout_s: float = 60.0
+    heartbeat_period_s: float = 3.0
+    heartbeat_expire_s: float = 15.0
+    client_lease_s: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        if self.reconnect_timeout_s < 0:
+            raise ValueError("reconnect_timeout must be >= 0 seconds")
+        if self.heartbeat_period_s < _SHORTEST_HEARTBEAT_S:
+            raise ValueError(f"heartbeat_period must be >= {_SHORTEST_HEARTBEAT_S} seconds")
+        if self.heartbeat_expire_s < 2 * self.heartbeat_period_s:
+            raise ValueError("heartbeat_expire must be at least twice heartbeat_period: one late beat is no death")
+
+
+def default_url() -> str | None:
+    """Server named by the environment."""
+    return os.environ.get("RUSH_URL") or None
+
+
+def default_network_id() -> str | None:
+    """Network named by the environment."""
+    return os.environ.get("RUSH_NETWORK") or None
+
+
+def default_secret() -> bytes | None:
+    """Secret named by the environment."""
+    secret = os.environ.get("RUSH_SECRET")
+    return secret.encode() if secret else None
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_environment(n_workers: int, n_threads: int | None) -> Mapping[str, str]:
+    """Environment for workers: this process's, and how many threads a numerical library may start in each.
+
+    Args:
+        n_workers: Workers that share this machine.
+        n_threads: Threads for each; None for an even share of the CPUs, where the environment says nothing.
+    """
+    environment = dict(os.environ)
+    for name in _THREAD_VARIABLES:
+        if n_threads is not None:
+            environment[name] = str(n_threads)
+        else:
+            environment.setdefault(name, str(max(1, cpu_count() // n_workers)))
+    return environment
+
+
+def redact(url: str) -> str:
+    """The URL without its password, for messages."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    location = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{location}"))

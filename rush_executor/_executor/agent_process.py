@@ -1,0 +1,54 @@
+"""What the process of an agent runs: puts the agent and the workers' task loop together.
+
+An executor starts it as a fresh interpreter (`crew.py`), `rush-executor worker` calls `run_agent` in its own process.
+A fresh interpreter, because forking workers from the client would copy its threads' locks and everything that the user
+has loaded; from a warm agent a worker costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+
+from rush_executor._agent.supervisor import AgentSettings, Supervisor
+from rush_executor._ledger.agent import NetworkRecord
+from rush_executor._protocol.slots import Slot
+from rush_executor._worker.main import EXIT_INITIALIZER, WorkerSettings, run_worker
+
+__all__ = ["main", "run_agent"]
+
+
+def main(owner_fd: int) -> None:
+    """Runs the agent of an executor.
+
+    Args:
+        owner_fd: Pipe from the owner; its settings come first.
+    """
+    with os.fdopen(os.dup(owner_fd), "rb", buffering=0) as pipe:
+        settings: AgentSettings = pickle.load(pipe)  # noqa: S301 - from the process that started this one
+    run_agent(replace(settings, owner_fd=owner_fd))
+
+
+def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = None) -> None:
+    """Runs an agent in this process, until it is told to leave."""
+    # What is here now stays as long as the agent: no collection needs to look at it, and so to copy it, in a worker.
+    gc.collect()
+    gc.freeze()
+    Supervisor(settings, _worker_main, initializer_exit=EXIT_INITIALIZER, when_ready=when_ready).run()
+
+
+def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, host: str, slot: Slot) -> int:
+    return run_worker(
+        WorkerSettings(
+            config=settings.config,
+            record=network,
+            agent_id=settings.agent_id,
+            worker_id=worker_id,
+            host=host,
+            max_tasks=settings.max_tasks_per_child,
+            slot=slot,
+        )
+    )

@@ -1,0 +1,143 @@
+"""The crew: the agent process of an executor, and the private server if it has one.
+
+The client starts both and is the only one that they live for. A pipe from here to the agent stays open as long as this
+process lives: when it closes without a word, this process was killed, and the agent ends the workers and the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from rush_executor._agent.supervisor import LEAVE, AgentSettings
+from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._protocol.ids import new_id
+
+__all__ = ["Crew"]
+
+logger = logging.getLogger(__name__)
+
+_RESTART_S: Final = 2.0
+
+# The agent must find this package, and later the user's modules, where this process finds them. The path comes through
+# the pipe: an argument would be seen by everybody on the machine, and is limited in length.
+_BOOT = """
+import json, os, sys
+fd = int(sys.argv[1])
+def read(n):
+    data = b""
+    while len(data) < n:
+        data += os.read(fd, n - len(data)) or sys.exit(1)
+    return data
+sys.path[:], sys.argv[:] = json.loads(read(int.from_bytes(read(8), "big")))
+from rush_executor._executor.agent_process import main
+main(fd)
+"""
+
+
+class Crew:
+    """Keeps an agent running for a client.
+
+    Args:
+        settings: For the agent; None for no workers of one's own.
+        environment: Of the agent and its workers.
+        server: The private server, if any; the crew ends it.
+    """
+
+    def __init__(
+        self, settings: AgentSettings | None, environment: Mapping[str, str], server: EmbeddedServer | None
+    ) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._server = server
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._pipe_w = -1
+        self._is_foreign = False
+        self._start_again_at = 0.0
+        if settings is not None:
+            self._start_agent(settings)
+
+    def check(self) -> str | None:
+        """Replaces an agent that has died (killed by the out-of-memory killer, say); its workers died with it.
+
+        Returns:
+            Id of the one that died; None when all is well.
+        """
+        agent, settings = self._agent, self._settings
+        if agent is None or settings is None or agent.poll() is None:
+            return None
+        now = time.monotonic()
+        if now < self._start_again_at:
+            return None
+        # An agent that cannot even start must not keep this process busy.
+        self._start_again_at = now + _RESTART_S
+        logger.warning("the agent of %d workers ended with code %s; starting another", settings.n_workers, agent.poll())
+        os.close(self._pipe_w)
+        self._settings = replace(settings, agent_id=new_id())
+        self._start_agent(self._settings)
+        return settings.agent_id
+
+    def stop(self, *, now: bool) -> None:
+        """Ends the agent and its workers: after what they run, or now."""
+        agent = self._agent
+        if agent is None or self._is_foreign:
+            return
+        if not now:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe_w, LEAVE)
+            agent.wait()
+        os.close(self._pipe_w)
+        agent.wait()
+        self._agent = None
+
+    def close(self) -> None:
+        """Ends the private server."""
+        if self._server is not None and not self._is_foreign:
+            self._server.stop()
+
+    def disown(self) -> None:
+        """In a forked child: closes its copy of the pipe, so that the agent sees the parent's end."""
+        self._is_foreign = True
+        if self._agent is not None:
+            os.close(self._pipe_w)
+            # Popen would complain, when collected, that the child of another process still runs.
+            self._agent.returncode = 0
+
+    def _start_agent(self, settings: AgentSettings) -> None:
+        settings = replace(
+            settings, owner_pid=os.getpid(), server=self._server.guard() if self._server is not None else None
+        )
+        pipe_r, pipe_w = os.pipe()
+        try:
+            self._agent = subprocess.Popen(
+                [sys.executable, *_interpreter_flags(), "-c", _BOOT, str(pipe_r), "rush-agent"],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(pipe_r,),
+                env=self._environment,
+                # Out of the terminal's reach: Ctrl-C is for the client, which ends the agent if it is meant to.
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(pipe_w)
+            raise
+        finally:
+            os.close(pipe_r)
+        self._pipe_w = pipe_w
+        paths = json.dumps([sys.path, sys.argv]).encode()
+        with os.fdopen(os.dup(pipe_w), "wb") as pipe:
+            pipe.write(len(paths).to_bytes(8, "big") + paths + pickle.dumps(settings))
+
+
+def _interpreter_flags() -> list[str]:
+    """This interpreter's own options, such as -X and -W: the agent's are the same."""
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    return flags

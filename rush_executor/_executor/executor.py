@@ -1,0 +1,291 @@
+"""`RushExecutor`: `concurrent.futures.Executor` on a Redis or Valkey server."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Any
+
+from rush_executor._agent.supervisor import AgentSettings
+from rush_executor._client.future import RushFuture
+from rush_executor._client.session import Session
+from rush_executor._config import (
+    DEFAULT_MAX_RETRIES,
+    HIGHEST_PRIORITY,
+    NetworkConfig,
+    cpu_count,
+    default_secret,
+    default_url,
+    worker_environment,
+)
+from rush_executor._executor.crew import Crew
+from rush_executor._executor.mapping import map_results
+from rush_executor._ledger.connection import check_server
+from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._payload import EncodedFunction, Encoder
+from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.records import TaskOptions
+from rush_executor.errors import PayloadError
+
+__all__ = ["OptionsView", "RushExecutor"]
+
+
+class _TaskExecutor(Executor):
+    """`submit` and `map` with the options of a view; shared by the executor and its views."""
+
+    _session: Session
+    _options: TaskOptions
+
+    @property
+    def _max_workers(self) -> int:
+        """Number of workers, as dask and others read it off an executor: at least 1."""
+        raise NotImplementedError
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> RushFuture:
+        """Schedules ``fn(*args, **kwargs)`` on a worker.
+
+        Every keyword is the function's: what concerns the task goes through `RushExecutor.options`.
+
+        Returns:
+            A Future. What cannot be pickled is its error, not raised here.
+
+        Raises:
+            RuntimeError: The executor was shut down, or is the parent's of this process.
+            BrokenExecutor: The initializer failed, or the server was lost.
+        """
+        return self._session.submit(self._encode(fn), args, kwargs, self._options)
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """The builtin `map`, with the calls made by workers.
+
+        Args:
+            fn: Packed once for all calls.
+            *iterables: As many as `fn` takes arguments; read at once unless `buffersize` says otherwise.
+            timeout: Seconds from now within which every result must be there; None for no limit.
+            chunksize: Items that travel, and are run, as one task.
+            buffersize: How many items may be read ahead of the result that was yielded last; None for all.
+
+        Returns:
+            An iterator over the results, in the order of the input.
+
+        Raises:
+            TimeoutError: From the iterator, when a result comes too late.
+            ValueError: `chunksize` or `buffersize` is below 1.
+        """
+        function = self._encode(fn)
+
+        def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
+            return self._session.submit(function, args, {}, self._options, is_chunk=is_chunk)
+
+        return map_results(
+            submit,
+            self._session.cancel_all,
+            iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+        )
+
+    def options(self, *, max_retries: int | None = None, priority: int | None = None) -> OptionsView:
+        """The same executor, with other options for what is submitted through it.
+
+        Args:
+            max_retries: How many lost workers a task survives.
+            priority: Higher runs earlier, strictly; -4095 to 4095, 0 by default. Equal ones run as submitted.
+
+        Returns:
+            An Executor. Shutting it down shuts down the executor that it is a view of.
+        """
+        return OptionsView(self, _checked_options(max_retries, priority, self._options))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Takes no more tasks; what was submitted is finished.
+
+        Args:
+            wait: Return when everything is finished, callbacks have run, and no process is left. False returns at
+                once; the same happens all the same, at the latest when the interpreter exits.
+            cancel_futures: Cancel what no worker has claimed.
+        """
+        self._session.shut_down(why="shutdown", cancel_futures=cancel_futures)
+        if wait:
+            self._session.join()
+
+    def _encode(self, fn: Callable[..., Any]) -> EncodedFunction | PayloadError:
+        try:
+            return self._session.encode_function(fn)
+        except PayloadError as error:
+            return error
+
+
+class OptionsView(_TaskExecutor):
+    """An executor with other options; see `RushExecutor.options`."""
+
+    def __init__(self, executor: _TaskExecutor, options: TaskOptions) -> None:
+        # Not let go while the view is used.
+        self._executor = executor
+        self._session = executor._session  # noqa: SLF001 - a view is of the executor's own kind
+        self._options = options
+
+    @property
+    def _max_workers(self) -> int:
+        return self._executor._max_workers  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"{self._executor!r}.options(max_retries={self._options.max_retries}, priority={self._options.priority})"
+
+
+class RushExecutor(_TaskExecutor):
+    """Runs calls on worker processes, here or on any machine that reaches the server.
+
+    Args:
+        max_workers: Worker processes to start on this machine; by default one per CPU. 0: only workers that joined
+            from elsewhere (`rush-executor worker`) run tasks; needs `url` and `network_id`.
+        url: Server: ``redis://``, ``rediss://`` or ``unix://``. By default `RUSH_URL` of the environment; where that
+            is not set either, a private server is started, which ends with this process.
+        network_id: Name of the network that clients and workers share; by default one of its own.
+        initializer: Called in every worker at its start. If it fails, the executor is broken.
+        initargs: Its arguments.
+        max_tasks_per_child: A worker is replaced after so many tasks; by default never.
+        max_retries: How many times a task is run again because the worker that ran it died.
+        secret: Seals all payloads: what was not made by somebody who has the secret is never unpickled. By default
+            `RUSH_SECRET` of the environment. Workers elsewhere need the same.
+        inner_max_num_threads: Threads for BLAS, OpenMP and the like in each worker; by default an even share of the
+            CPUs, unless the environment says otherwise.
+        reconnect_timeout: Seconds that a lost server is waited for.
+        heartbeat_period: Seconds between two signs of life of an agent (the parent of the workers on one machine).
+        heartbeat_expire: Seconds without one after which its workers are taken for lost.
+
+    Raises:
+        ValueError, TypeError: An argument makes no sense; the message says which and why.
+        ServerError: No server could be found, started or reached.
+        PayloadError: The initializer cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        *,
+        url: str | None = None,
+        network_id: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        secret: str | bytes | None = None,
+        inner_max_num_threads: int | None = None,
+        reconnect_timeout: float = 60.0,
+        heartbeat_period: float = 3.0,
+        heartbeat_expire: float = 15.0,
+    ) -> None:
+        url = url or default_url()
+        self._n_own_workers = _checked_workers(max_workers, is_shared=url is not None and network_id is not None)
+        _check_positive_integer("max_tasks_per_child", max_tasks_per_child)
+        _check_positive_integer("inner_max_num_threads", inner_max_num_threads)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._options = _checked_options(max_retries, 0, TaskOptions(DEFAULT_MAX_RETRIES, 0))
+        client_id = new_id()
+        server = None
+        if url is None:
+            server = EmbeddedServer.start()
+            url = server.url
+        else:
+            check_server(url)
+        crew = None
+        try:
+            config = NetworkConfig(
+                url=url,
+                network_id=network_id or new_id(),
+                secret=secret.encode() if isinstance(secret, str) else secret or default_secret(),
+                reconnect_timeout_s=reconnect_timeout,
+                heartbeat_period_s=heartbeat_period,
+                heartbeat_expire_s=heartbeat_expire,
+            )
+            encoder = Encoder(config.network_id, config.secret)
+            sealed = encoder.encode_initializer(initializer, tuple(initargs)) if initializer is not None else b""
+            agent = AgentSettings(
+                config=config,
+                agent_id=new_id(),
+                n_workers=self._n_own_workers,
+                max_tasks_per_child=max_tasks_per_child,
+                client_id=client_id,
+            )
+            environment = worker_environment(max(1, self._n_own_workers), inner_max_num_threads)
+            crew = Crew(agent if self._n_own_workers else None, environment, server)
+            if server is not None:
+                server.wait_ready()
+            self._session = Session(config, encoder, sealed, client_id, crew)
+        except BaseException:
+            if crew is not None:
+                crew.stop(now=True)
+            if server is not None:
+                server.stop()
+            raise
+        self.network_id = config.network_id
+        # An executor that nobody refers to any more finishes what was submitted, and ends.
+        weakref.finalize(self, self._session.forget).atexit = False
+
+    @property
+    def _max_workers(self) -> int:
+        return self._n_own_workers or max(1, self._session.n_workers())
+
+    @property
+    def _broken(self) -> bool:
+        """Whether the executor takes no tasks any more because something failed, as in the standard library."""
+        return self._session.broken is not None
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        """Shuts down; after Ctrl-C without finishing what was submitted."""
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._session.shut_down(why="shutdown", abort=True)
+        self.shutdown(wait=True)
+
+    def __repr__(self) -> str:
+        return f"<RushExecutor network={self.network_id!r} max_workers={self._n_own_workers}>"
+
+
+def _checked_workers(max_workers: int | None, *, is_shared: bool) -> int:
+    if max_workers is None:
+        return cpu_count()
+    if not isinstance(max_workers, int):
+        raise TypeError(f"max_workers must be an integer, not {type(max_workers).__name__}")
+    if max_workers < 0 or (max_workers == 0 and not is_shared):
+        raise ValueError(
+            "max_workers must be greater than 0 (0, for workers that join from elsewhere, needs url and network_id)"
+        )
+    return max_workers
+
+
+def _check_positive_integer(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer")
+    if value < 1:
+        raise ValueError(f"{name} must be >= 1")
+
+
+def _checked_options(max_retries: int | None, priority: int | None, base: TaskOptions) -> TaskOptions:
+    if max_retries is None:
+        max_retries = base.max_retries
+    if priority is None:
+        priority = base.priority
+    for name, value in (("max_retries", max_retries), ("priority", priority)):
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    if max_retries < 0:
+        raise ValueError("max_retries must be >= 0")
+    if abs(priority) > HIGHEST_PRIORITY:
+        raise ValueError(f"priority must be between -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}")
+    return TaskOptions(max_retries, priority)

@@ -1,0 +1,192 @@
+"""What an agent asks of the ledger: join, give signs of life, put right what a lost one held.
+
+`Reaper` finds agents without a heartbeat and does it for them; clients and agents both run one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rush_executor._ledger.connection import Channel
+from rush_executor._ledger.scripts import evalsha, pack
+from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import BROKEN_TAG, Loss
+
+__all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_network"]
+
+# Guilty is everything that the worker held: nobody knows which task it was.
+CHARGE_ALL: Final = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord:
+    """What an agent must know of its network.
+
+    Attributes:
+        epoch: Which creation of the network this is.
+        creator: The client that created it.
+        initializer: Sealed; empty when there is none.
+        is_broken: Whether the initializer has failed somewhere.
+    """
+
+    epoch: str
+    creator: str
+    initializer: bytes
+    is_broken: bool
+
+
+class AgentLedger:
+    """One agent's transitions.
+
+    Args:
+        channel: A connection of its own.
+        keys: Of the network.
+        agent_id: The agent.
+        host: Host name of its machine.
+    """
+
+    def __init__(self, channel: Channel, keys: Keys, agent_id: str, host: str) -> None:
+        self._channel = channel
+        self._keys = keys
+        self._agent_id = agent_id
+        self._host = host
+
+    def network(self) -> NetworkRecord | None:
+        """The network as it is now; None while no client has opened it."""
+        command = pack(("HMGET", self._keys.network, "epoch", "creator", "initializer", "broken"))
+        epoch, creator, initializer, broken = self._channel.call(command)[0]
+        if epoch is None:
+            return None
+        return NetworkRecord(epoch.decode(), creator.decode(), initializer, broken is not None)
+
+    def beat(self, expire_ms: int) -> None:
+        """Gives a sign of life.
+
+        The key is set anew, not merely prolonged: if it vanished, the agent is seen again.
+        """
+        k = self._keys
+        self._channel.call(
+            pack(("SET", k.heartbeat(self._agent_id), new_id(), "PX", expire_ms)),
+            pack(("SADD", k.agent_ids, self._agent_id)),
+        )
+
+    def lose_worker(self, loss: Loss, guilty: str) -> tuple[int, int]:
+        """Puts right what a worker held that has ended.
+
+        Args:
+            loss: How it ended.
+            guilty: The task that it was running, which is charged with an attempt; empty for none; `CHARGE_ALL`.
+
+        Returns:
+            How many tasks were queued again, and how many failed.
+        """
+        return _lose_worker(self._channel, self._keys, self._agent_id, loss, guilty, is_reaper=False)
+
+    def break_network(self, epoch: str, text: str) -> None:
+        """Says to all clients that no worker can start, and why."""
+        break_network(self._channel, self._keys, epoch, text)
+
+    def leave(self) -> None:
+        """Takes the agent off the lists; its workers must be off already."""
+        k = self._keys
+        self._channel.call(
+            pack(("SREM", k.agent_ids, self._agent_id)),
+            pack(("DEL", k.heartbeat(self._agent_id), k.agent_workers(self._agent_id))),
+        )
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+
+class Reaper:
+    """Finds agents that give no sign of life, and puts right what their workers held.
+
+    An agent is taken for dead when two looks in a row miss its heartbeat: after a stall of the server, or of the whole
+    machine, all keys have expired together and every agent is about to set its own again.
+    """
+
+    def __init__(self, channel: Channel, keys: Keys) -> None:
+        self._channel = channel
+        self._keys = keys
+        self._suspects: set[str] = set()
+
+    def look(self) -> list[str]:
+        """Reaps whom it suspected at the last look and still misses; returns their agent ids."""
+        k = self._keys
+        agent_ids = [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", k.agent_ids)))[0]]
+        if not agent_ids:
+            self._suspects = set()
+            return []
+        alive = self._channel.call(*(pack(("EXISTS", k.heartbeat(a))) for a in agent_ids))
+        silent = {a for a, n in zip(agent_ids, alive, strict=True) if not n}
+        dead = sorted(silent & self._suspects)
+        self._suspects = silent - set(dead)
+        return [agent_id for agent_id in dead if self._reap(agent_id)]
+
+    def bury(self, agent_id: str) -> None:
+        """Reaps an agent whose process is known to have ended, whatever its heartbeat says."""
+        self._channel.call(pack(("DEL", self._keys.heartbeat(agent_id))))
+        self._reap(agent_id)
+
+    def _reap(self, agent_id: str) -> bool:
+        k = self._keys
+        for raw in self._channel.call(pack(("SMEMBERS", k.agent_workers(agent_id))))[0]:
+            worker_id = raw.decode()
+            host, pid = self._channel.call(pack(("HMGET", k.worker(worker_id), "host", "pid")))[0]
+            loss = Loss(
+                worker_id, (host or b"").decode(), int(pid or 0), None, "its agent gave no sign of life (machine lost?)"
+            )
+            requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
+            if requeued < 0:
+                return False
+        self._channel.call(pack(("SREM", k.agent_ids, agent_id)), pack(("DEL", k.agent_workers(agent_id))))
+        return True
+
+
+def break_network(channel: Channel, keys: Keys, epoch: str, text: str) -> None:
+    """Says to all clients of a network that no worker of it can start.
+
+    Args:
+        channel: Where to.
+        keys: Of the network.
+        epoch: Which creation of it: a newer one is left alone.
+        text: What went wrong, for people.
+    """
+    k = keys
+    outcome = BROKEN_TAG + text.encode(errors="replace")
+    args: list[str | bytes | int] = [epoch, outcome, k.client(), k.inbox(), k.client_bell()]
+    channel.call(evalsha("break_network", (k.network, k.client_ids), args))
+
+
+def _lose_worker(
+    channel: Channel, keys: Keys, agent_id: str, loss: Loss, guilty: str, *, is_reaper: bool
+) -> tuple[int, int]:
+    k, worker_id = keys, loss.worker_id
+    command = evalsha(
+        "lose_worker",
+        (
+            k.running_tasks(worker_id),
+            k.worker(worker_id),
+            k.worker_ids,
+            k.agent_workers(agent_id),
+            k.queued_tasks,
+            k.bell,
+            k.heartbeat(agent_id),
+        ),
+        [
+            worker_id,
+            guilty,
+            "1" if is_reaper else "0",
+            loss.to_bytes(),
+            k.task(),
+            k.client(),
+            k.inbox(),
+            k.client_bell(),
+            k.blob(),
+        ],
+    )
+    requeued, failed = channel.call(command)[0]
+    return requeued, failed

@@ -1,0 +1,62 @@
+"""Payloads too large for one record: kept in chunks, in a key of their own.
+
+A Redis string ends at 512 MB, and what passes through Lua is copied there; so a large payload travels beside the
+scripts. Chunks are fields of a hash, so writing one twice does no harm. Until a transition links the blob to a task it
+has a TTL: a process that dies in between leaves nothing for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rush_executor._ledger.connection import Channel
+from rush_executor._ledger.scripts import pack
+from rush_executor._protocol.keys import Keys
+
+__all__ = ["CHUNK_SIZE", "LARGE_PAYLOAD", "delete_command", "read_blob", "write_blob"]
+
+# From here on a payload leaves the record. Below, the extra round trip (0.1 ms) costs more than the copies in Lua.
+LARGE_PAYLOAD: Final = 256 * 1024
+# One command's worth: far below the server's limit of 512 MB, and small enough that a slow link carries one within the
+# reply time-out.
+CHUNK_SIZE: Final = 16 * 1024 * 1024
+# How long a blob may wait for the transition that links it.
+_UNLINKED_MS: Final = 3_600_000
+
+
+def write_blob(channel: Channel, keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE) -> None:
+    """Writes a payload in chunks, with a TTL.
+
+    Args:
+        channel: Where to.
+        keys: Of the network.
+        blob_id: Its name.
+        payload: Any size.
+        chunk_size: Bytes per chunk; tests set it low.
+    """
+    key = keys.blob(blob_id)
+    view = memoryview(payload)
+    for number, start in enumerate(range(0, len(view), chunk_size)):
+        channel.call(
+            pack(("HSET", key, str(number), view[start : start + chunk_size])),
+            pack(("PEXPIRE", key, _UNLINKED_MS)),
+        )
+
+
+def read_blob(channel: Channel, keys: Keys, blob_id: str) -> bytes:
+    """Reads a payload back.
+
+    Raises:
+        KeyError: There is no such blob (any more).
+    """
+    key = keys.blob(blob_id)
+    n_chunks = int(channel.call(pack(("HLEN", key)))[0])
+    chunks: list[bytes] = [channel.call(pack(("HGET", key, str(number))))[0] for number in range(n_chunks)]
+    if not chunks or None in chunks:
+        raise KeyError(blob_id)
+    return chunks[0] if n_chunks == 1 else b"".join(chunks)
+
+
+def delete_command(keys: Keys, blob_id: str) -> bytes:
+    """Packs the command that deletes a blob."""
+    return pack(("UNLINK", keys.blob(blob_id)))

@@ -1,0 +1,211 @@
+"""Connections: how a URL becomes one, and what happens when one breaks.
+
+`Channel` is what the hot loops hold: one redis-py `Connection` (TLS, authentication, unix sockets and the protocol
+are the library's), spoken to in packed bytes. `redis.Redis` would cost twice as much per command, and its retries
+re-send a command whose reply was lost. Here that is allowed on purpose and in one place: everything that goes through
+a channel has the same effect when it is sent twice, so `Channel.call` reconnects and sends again until its grace ends.
+
+A channel belongs to one thread at a time; whoever shares one brings a lock.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
+from redis.retry import Retry
+
+from rush_executor._config import redact
+from rush_executor._ledger.scripts import load_commands
+from rush_executor.errors import NetworkLostError, ServerError
+
+__all__ = ["BLOCK_S", "Channel", "NetworkGone", "Refused", "WorkerGone", "check_server", "connect", "open_pool"]
+
+# The longest that a blocking command waits at the server; it is also how often what no bell told is looked for.
+BLOCK_S = 1.0
+# A reply that is later than this, beyond what the server was asked to block, means a half-open connection: BLOCK_S plus
+# this is below the 10 s within which one must be found, and far above what a loaded server needs.
+REPLY_TIMEOUT_S = 7.0
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 2.0
+_LARGE = 1 << 18
+_OLDEST_REDIS = (6, 2)
+# Error replies that say "not now": the server is loading, failing over, full, or runs a long script.
+_NOT_NOW = ("LOADING", "BUSY", "OOM", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+
+
+class NetworkGone(Exception):
+    """The ledger does not hold the network, or this client's part of it, that the caller knew."""
+
+
+class WorkerGone(Exception):
+    """The ledger has taken this worker for lost."""
+
+
+class Refused(Exception):
+    """The server calls a command wrong or forbids it: no later try would fare better."""
+
+
+def open_pool(url: str) -> redis.ConnectionPool:
+    """Makes the pool from which the connections to a server come; nothing is sent yet.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
+
+    Raises:
+        ValueError: The URL is of no such kind.
+    """
+    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(
+        url,
+        # RESP2: on the hot path cheaper than RESP3, and the same on every server from 6.2 on.
+        protocol=2,
+        # Who re-sends decides about it: see the module's docstring.
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=BLOCK_S + REPLY_TIMEOUT_S,
+        socket_connect_timeout=REPLY_TIMEOUT_S,
+        health_check_interval=0,
+    )
+    return pool
+
+
+def connect(pool: redis.ConnectionPool) -> redis.Redis:
+    """A plain redis-py client for what is not hot, on the same settings."""
+    return redis.Redis(connection_pool=pool)
+
+
+def check_server(url: str) -> None:
+    """Says at once, and in words, when a server cannot be used.
+
+    Raises:
+        ServerError: It cannot be reached, refuses the credentials, or is too old.
+        ValueError: The URL is of no known kind.
+    """
+    pool = open_pool(url)
+    try:
+        info: Any = connect(pool).info("server")
+    except RedisError as error:
+        raise ServerError(
+            f"no server answers at {redact(url)}: {error}. Is the URL right, and may this machine reach it?"
+        ) from error
+    finally:
+        pool.disconnect()
+    # Valkey calls itself Redis 7.2.4 for old clients; its own versions all are new enough.
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_REDIS:
+        raise ServerError(f"the server at {redact(url)} is Redis {version}; 6.2 is the oldest that works")
+
+
+class Channel:
+    """One connection, and the patience to restore it.
+
+    Args:
+        pool: Where the connection comes from.
+        reconnect_timeout_s: How long `call` goes on trying.
+        stopping: Set by whoever wants a call that waits for the server to give up now.
+    """
+
+    def __init__(
+        self, pool: redis.ConnectionPool, *, reconnect_timeout_s: float, stopping: threading.Event | None = None
+    ) -> None:
+        self._connection = pool.make_connection()
+        self._reconnect_timeout_s = reconnect_timeout_s
+        self._stopping = stopping or threading.Event()
+
+    def call(self, *commands: bytes) -> list[Any]:
+        """Sends commands in one go and returns their replies.
+
+        Args:
+            commands: Packed commands, each safe to send twice.
+
+        Raises:
+            NetworkGone, WorkerGone: As the ledger says.
+            NetworkLostError: The server stayed away, or went on refusing, for longer than the grace.
+            Refused: The server calls a command wrong, or forbids it.
+        """
+        give_up_at = 0.0
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._exchange(commands)
+            except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
+                self._connection.disconnect()
+                if isinstance(error, AuthenticationError | AuthorizationError):
+                    raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
+                now = time.monotonic()
+                give_up_at = give_up_at or now + self._reconnect_timeout_s
+                if now >= give_up_at or self._stopping.is_set():
+                    raise NetworkLostError(
+                        f"the server did not answer for {self._reconnect_timeout_s:g} s (reconnect_timeout): {error}"
+                    ) from error
+                # Full jitter: a thousand workers must not come back in step.
+                self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except BaseException:
+                # Ctrl-C between sending and reading: what comes next on this connection is the reply to a question that
+                # nobody remembers.
+                self._connection.disconnect()
+                raise
+
+    def close(self) -> None:
+        """Ends the connection; a later call opens it again."""
+        self._connection.disconnect()
+
+    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        replies = self._send_and_read(commands)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            self._send_and_read(load_commands())
+            for i, reply in zip(unknown, self._send_and_read([commands[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                _raise(reply)
+        return replies
+
+    def _send_and_read(self, commands: Sequence[bytes]) -> list[Any]:
+        connection = self._connection
+        # One send for what is small: each would be a system call, and may be a packet. What is large is not copied.
+        small = sum(map(len, commands)) < _LARGE
+        connection.send_packed_command([b"".join(commands)] if small else commands, check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+
+class _NotNow(Exception):
+    """An error reply that a later try may not meet."""
+
+
+def _raise(error: RedisError) -> None:
+    text = str(error)
+    if text.startswith("NETWORKGONE"):
+        raise NetworkGone(text)
+    if text.startswith("WORKERGONE"):
+        raise WorkerGone(text)
+    if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError) or text.startswith(
+        _NOT_NOW
+    ):
+        raise _NotNow(text)
+    raise Refused(text) from error

@@ -1,0 +1,33 @@
+-- Purpose: a client takes back tasks that no worker has claimed.
+-- KEYS: 1 queued_tasks, 2 client:<client>, 3 inbox:<client>, 4 client_bell:<client>
+-- ARGV: 1 prefix of task:, 2 prefix of blob:, then the ids
+-- Returns: for each id 1 cancelled, 0 running, -1 no such task: its outcome is in the inbox, or was
+-- Row: queued cancel -> cancelled.
+-- Loser: a client that comes after the claim gets 0.
+-- Sent twice: the second finds no task (-1); the outcome that the first wrote into the inbox tells the client what it
+-- was. So the inbox is the one place where every end of a task is told.
+local replies = {}
+local outcomes = {}
+for at = 3, #ARGV do
+  local id = ARGV[at]
+  local key = ARGV[1] .. id
+  local task = redis.call('HMGET', key, 'state', 'blob')
+  if task[1] == 'queued' then
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('DEL', key)
+    if task[2] then
+      redis.call('UNLINK', ARGV[2] .. task[2])
+    end
+    outcomes[#outcomes + 1] = id
+    outcomes[#outcomes + 1] = 'C'
+    replies[#replies + 1] = 1
+  elseif task[1] then
+    replies[#replies + 1] = 0
+  else
+    replies[#replies + 1] = -1
+  end
+end
+if #outcomes > 0 then
+  deliver(KEYS[2], KEYS[3], KEYS[4], outcomes)
+end
+return replies

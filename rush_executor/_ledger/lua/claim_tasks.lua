@@ -1,0 +1,63 @@
+-- Purpose: a worker takes tasks to run them.
+-- KEYS: 1 network, 2 queued_tasks, 3 running_tasks:<worker>, 4 worker_ids
+-- ARGV: 1 epoch, 2 worker id, 3 how many at most, 4 prefix of task:, 5 prefix of client:, 6 prefix of blob:
+-- Returns: {how many are still queued, then for each task: id, attempt, payload, blob id}
+-- Row: queued claim -> running.
+-- Loser: NETWORKGONE when the network is not the one that the worker was started for; WORKERGONE when the worker has
+--   been taken for lost: it must not run anything any more.
+-- Sent twice: a worker claims when it holds nothing. What stands in its running_tasks then was given by a reply that it
+-- never saw, and is given again, same attempt, before anything new.
+-- A worker gets no more than its fair share of the queue. A task whose client is gone is dropped, not run.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+  return redis.error_reply('NETWORKGONE the network is not the one that this worker was started for')
+end
+if redis.call('SISMEMBER', KEYS[4], ARGV[2]) == 0 then
+  return redis.error_reply('WORKERGONE this worker has been taken for lost')
+end
+local reply = {0}
+local held = redis.call('SMEMBERS', KEYS[3])
+if #held > 0 then
+  for _, id in ipairs(held) do
+    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob')
+    local at = #reply
+    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, task[1], task[2], task[3] or ''
+  end
+  reply[1] = redis.call('ZCARD', KEYS[2])
+  return reply
+end
+local queued = redis.call('ZCARD', KEYS[2])
+if queued == 0 then
+  return reply
+end
+local share = math.ceil(queued / redis.call('SCARD', KEYS[4]))
+local popped = redis.call('ZPOPMIN', KEYS[2], math.min(tonumber(ARGV[3]), share))
+local claimed = {}
+local alive = {}
+for i = 1, #popped, 2 do
+  local id = popped[i]
+  local key = ARGV[4] .. id
+  local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob')
+  local client = task[1]
+  if client then
+    if alive[client] == nil then
+      alive[client] = redis.call('EXISTS', ARGV[5] .. client) == 1
+    end
+    if alive[client] then
+      local attempt = tonumber(task[3] or '0') + 1
+      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt)
+      local at = #reply
+      reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, attempt, task[2], task[4] or ''
+      claimed[#claimed + 1] = id
+    else
+      redis.call('DEL', key)
+      if task[4] then
+        redis.call('UNLINK', ARGV[6] .. task[4])
+      end
+    end
+  end
+end
+if #claimed > 0 then
+  redis.call('SADD', KEYS[3], unpack(claimed))
+end
+reply[1] = queued - #popped / 2
+return reply

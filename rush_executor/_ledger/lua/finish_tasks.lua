@@ -1,0 +1,41 @@
+-- Purpose: a worker hands in the outcomes of tasks.
+-- KEYS: 1 running_tasks:<worker>
+-- ARGV: 1 worker id, 2-6 prefixes of task:, client:, inbox:, client_bell:, blob:,
+--       then for each task: id, attempt, outcome (a tag byte and a body, or the id of a blob that has a TTL)
+-- Returns: the ids that were refused
+-- Row: running finish -> finished, running fail -> failed (the outcome's first byte says which).
+-- Loser: a worker that does not hold this attempt is told the id; its outcome is dropped.
+-- Sent twice: the first has removed the task, so the second is refused and changes nothing.
+-- A refused outcome's blob is left to its TTL: if this is the second sending, the client is about to read it.
+-- The outcome is written here, in the same step that ends the task, never before.
+local refused = {}
+local accepted = {}
+local inboxes = {}
+for at = 7, #ARGV, 3 do
+  local id = ARGV[at]
+  local key = ARGV[2] .. id
+  local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob')
+  if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
+    redis.call('DEL', key)
+    if task[4] then
+      redis.call('UNLINK', ARGV[6] .. task[4])
+    end
+    accepted[#accepted + 1] = id
+    local inbox = inboxes[task[3]]
+    if not inbox then
+      inbox = {}
+      inboxes[task[3]] = inbox
+    end
+    inbox[#inbox + 1] = id
+    inbox[#inbox + 1] = ARGV[at + 2]
+  else
+    refused[#refused + 1] = id
+  end
+end
+if #accepted > 0 then
+  redis.call('SREM', KEYS[1], unpack(accepted))
+end
+for client, outcomes in pairs(inboxes) do
+  deliver(ARGV[3] .. client, ARGV[4] .. client, ARGV[5] .. client, outcomes)
+end
+return refused

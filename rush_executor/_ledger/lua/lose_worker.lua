@@ -1,0 +1,47 @@
+-- Purpose: a worker has ended, well or badly: put right what it held.
+-- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 bell,
+--       7 heartbeat:<agent>
+-- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
+--       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
+--       4 how it ended (JSON), 5-9 prefixes of task:, client:, inbox:, client_bell:, blob:
+-- Returns: {tasks queued again, tasks failed}; {-1, -1} when the agent turned out to be alive
+-- Row: running, worker lost -> queued (charged or not) | failed.
+-- Loser: the worker: its later outcomes and claims are refused.
+-- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
+if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
+  return {-1, -1}
+end
+local ranked = {}
+local failed = 0
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local key = ARGV[5] .. id
+  local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
+  if task[1] == ARGV[1] then
+    local losses = tonumber(task[3] or '0')
+    if ARGV[2] == '*' or ARGV[2] == id then
+      losses = losses + 1
+    end
+    if losses > tonumber(task[4]) then
+      redis.call('DEL', key)
+      if task[6] then
+        redis.call('UNLINK', ARGV[9] .. task[6])
+      end
+      local client = task[5]
+      deliver(ARGV[6] .. client, ARGV[7] .. client, ARGV[8] .. client, {id, 'L' .. losses .. ' ' .. ARGV[4]})
+      failed = failed + 1
+    else
+      redis.call('HSET', key, 'state', 'queued', 'losses', losses)
+      redis.call('HDEL', key, 'worker')
+      ranked[#ranked + 1] = task[2]
+      ranked[#ranked + 1] = id
+    end
+  end
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('SREM', KEYS[4], ARGV[1])
+if #ranked > 0 then
+  redis.call('ZADD', KEYS[5], unpack(ranked))
+  ring(KEYS[6], KEYS[3], #ranked / 2)
+end
+return {#ranked / 2, failed}

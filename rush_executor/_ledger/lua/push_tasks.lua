@@ -1,0 +1,42 @@
+-- Purpose: put a batch of tasks into the queue.
+-- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids
+-- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
+--       then for each task: id, payload, priority, max_retries, blob id ('' for none)
+-- Returns: how many tasks were taken (0 when the batch had been taken before)
+-- Row: - push -> queued.
+-- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
+-- Sent twice: batches of a client are numbered and come in order, so a number that has been seen is answered with 0,
+-- even if its tasks have been run and delivered since.
+-- A rank is priority first, then order of submission: 2^40 submissions, 4095 priorities each way, all exact in a double.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+  return redis.error_reply('NETWORKGONE the network is not the one that this client opened')
+end
+local pushed = redis.call('HGET', KEYS[2], 'pushed')
+if not pushed then
+  return redis.error_reply('NETWORKGONE the record of this client is gone')
+end
+if tonumber(ARGV[3]) <= tonumber(pushed) then
+  return 0
+end
+local n = (#ARGV - 5) / 5
+local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
+local ranked = {}
+for i = 1, n do
+  local at = 5 * i
+  local id, blob = ARGV[at + 1], ARGV[at + 5]
+  local rank = string.format('%.0f', sequence + i - tonumber(ARGV[at + 3]) * 1099511627776)
+  if blob == '' then
+    redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
+      'rank', rank, 'max_retries', ARGV[at + 4])
+  else
+    redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
+      'rank', rank, 'max_retries', ARGV[at + 4], 'blob', blob)
+    redis.call('PERSIST', ARGV[5] .. blob)
+  end
+  ranked[2 * i - 1] = rank
+  ranked[2 * i] = id
+end
+redis.call('ZADD', KEYS[3], unpack(ranked))
+redis.call('HSET', KEYS[2], 'pushed', ARGV[3])
+ring(KEYS[4], KEYS[5], n)
+return n

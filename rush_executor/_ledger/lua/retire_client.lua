@@ -1,0 +1,26 @@
+-- Purpose: a client leaves, or is found dead; the last one takes the network with it.
+-- KEYS: 1 network, 2 client_ids, 3 client:<client>, 4 inbox:<client>, 5 client_bell:<client>, 6 functions:<client>,
+--       7 queued_tasks, 8 bell
+-- ARGV: 1 client id, 2 prefix of task:, 3 prefix of blob:, 4 how many queued tasks to delete at most in this call
+-- Returns: how many queued tasks of nobody are left: send again until it is 0
+-- Row: none: tasks of a client that is gone are of no interest to anybody, claim drops those that it meets.
+-- Sent twice: deleting what is gone changes nothing.
+redis.call('SREM', KEYS[2], ARGV[1])
+redis.call('UNLINK', KEYS[3], KEYS[4], KEYS[5], KEYS[6])
+if redis.call('SCARD', KEYS[2]) > 0 then
+  return 0
+end
+local popped = redis.call('ZPOPMIN', KEYS[7], ARGV[4])
+for i = 1, #popped, 2 do
+  local key = ARGV[2] .. popped[i]
+  local blob = redis.call('HGET', key, 'blob')
+  redis.call('DEL', key)
+  if blob then
+    redis.call('UNLINK', ARGV[3] .. blob)
+  end
+end
+local left = redis.call('ZCARD', KEYS[7])
+if left == 0 then
+  redis.call('DEL', KEYS[1], KEYS[8])
+end
+return left

@@ -1,0 +1,101 @@
+"""Keyspace notifications: a doorbell for what many watch, such as the expiry of a heartbeat.
+
+Fire and forget: a notification is lost on reconnect, may be switched off by others, and is not to be had where CONFIG
+is refused. So it only ever says "look now"; whoever watches looks on every ring, after every (re)connect, and on a slow
+timer. The hot path does not ride on it (docs/decisions/0003): a task wakes its worker, and an outcome its client,
+through a bell that is a list.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import redis
+from redis.exceptions import RedisError
+
+from rush_executor._protocol.keys import Keys
+
+__all__ = ["ExpiryWatch", "ensure_notifications"]
+
+logger = logging.getLogger(__name__)
+
+# K: events by key; x: expiry; l: lists, for those who watch an inbox or a queue from outside.
+_NEEDED = "Klx"
+
+
+def ensure_notifications(client: redis.Redis) -> bool:
+    """Switches on the notifications that are missing; what others have set stays.
+
+    Returns:
+        Whether expiries will be told. False on servers that refuse CONFIG: then the timer alone finds them.
+    """
+    try:
+        settings: Any = client.config_get("notify-keyspace-events")
+        raw = settings.get("notify-keyspace-events", settings.get(b"notify-keyspace-events", ""))
+        flags = raw.decode() if isinstance(raw, bytes) else str(raw)
+        # A stands for all classes of events, x and l among them.
+        missing = [f for f in _NEEDED if f not in flags and not (f != "K" and "A" in flags)]
+        if missing:
+            client.config_set("notify-keyspace-events", flags + "".join(missing))
+    except RedisError as error:
+        logger.warning(
+            "the server does not let us switch on keyspace notifications (%s): a lost machine is found by a timer, "
+            "some seconds later",
+            error,
+        )
+        return False
+    return True
+
+
+class ExpiryWatch:
+    """Rings when a heartbeat of the network expires.
+
+    Made for a loop over `select`: `fileno` turns readable, then `rang` reads what came. It never blocks and never
+    raises for a connection that broke: it says "look now" and connects again.
+
+    Args:
+        pool: Where the connection comes from.
+        keys: Of the network.
+        db: Number of the database, as in the URL.
+    """
+
+    def __init__(self, pool: redis.ConnectionPool, keys: Keys) -> None:
+        db = pool.connection_kwargs.get("db", 0)
+        self._pattern = f"__keyspace@{db}__:{_escape(keys.heartbeat())}*"
+        self._pubsub = redis.Redis(connection_pool=pool).pubsub(ignore_subscribe_messages=True)
+        self._is_connected = False
+
+    def fileno(self) -> int | None:
+        """Descriptor to wait on; None while there is no connection."""
+        if not self._is_connected:
+            return None
+        # redis-py has no public name for the socket in all of 6 to 8.
+        sock = getattr(self._pubsub.connection, "_sock", None)
+        return sock.fileno() if sock is not None else None
+
+    def rang(self) -> bool:
+        """Reads what came; True when it is time to look: a heartbeat expired, or the watch had been blind."""
+        is_ringing = False
+        try:
+            if not self._is_connected:
+                self._pubsub.psubscribe(self._pattern)
+                self._is_connected = True
+                is_ringing = True
+            while (message := self._pubsub.get_message(timeout=0)) is not None:
+                is_ringing = is_ringing or message["data"] == b"expired"
+        except (RedisError, OSError):
+            self.close()
+            self._is_connected = False
+        return is_ringing
+
+    def close(self) -> None:
+        """Ends the connection."""
+        try:
+            self._pubsub.close()
+        except (RedisError, OSError):
+            logger.debug("closing the subscription failed", exc_info=True)
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{c}" if c in "*?[]\\^" else c for c in text)

@@ -1,0 +1,51 @@
+"""The Lua scripts, one per transition, and how they are called.
+
+A call goes out as EVALSHA; a server that does not know the script (restarted, SCRIPT FLUSH) says NOSCRIPT and has done
+nothing, so the channel loads all scripts and sends that call again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import hiredis
+
+__all__ = ["SCRIPT_TEXTS", "evalsha", "load_commands", "pack"]
+
+# Bytes of one command, ready for the wire. hiredis packs in C; redis-py's own packer costs twice as much.
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+
+_FOLDER = Path(__file__).with_name("lua")
+
+
+def _read_scripts() -> dict[str, str]:
+    prelude = (_FOLDER / "prelude.lua").read_text(encoding="utf-8")
+    names = sorted(path.stem for path in _FOLDER.glob("*.lua") if path.stem != "prelude")
+    return {name: prelude + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8") for name in names}
+
+
+SCRIPT_TEXTS: Final = _read_scripts()
+_SHAS: Final = {
+    # Redis names a script by its SHA-1; this is an address, not a seal.
+    name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    for name, text in SCRIPT_TEXTS.items()
+}
+
+
+def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | int]) -> bytes:
+    """Packs the call of a script.
+
+    Args:
+        name: File name of the script without ``.lua``.
+        keys: Its KEYS.
+        args: Its ARGV.
+    """
+    return pack(("EVALSHA", _SHAS[name], len(keys), *keys, *args))
+
+
+def load_commands() -> list[bytes]:
+    """Packs what teaches a server all scripts."""
+    return [pack(("SCRIPT", "LOAD", text)) for text in SCRIPT_TEXTS.values()]

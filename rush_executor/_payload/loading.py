@@ -1,0 +1,121 @@
+"""Unpickling on either side, and the error that says what could not be unpickled and where the user's code failed.
+
+Knows layout and unpicklers; is given only payloads that were opened. Called by `Decoder`, `FunctionStore` and
+`Encoder`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rush_executor._payload.names import describe_error, drop_frames
+from rush_executor._payload.space import ClientSpace
+from rush_executor._payload.unpickler import ClientUnpickler, HookedUnpickler, WorkerUnpickler
+from rush_executor._payload.versions import Binding
+from rush_executor._payload.wire import BUFFERS, read_buffers
+from rush_executor.errors import PayloadError
+
+__all__ = ["IN_CLIENT", "IN_WORKER", "cannot_unpickle", "load_in_client", "load_in_worker"]
+
+IN_CLIENT: Final = "in the client"
+IN_WORKER: Final = "in the worker"
+
+# Between our call of `load` and the user's code.
+_MACHINERY: Final = ("rush_executor._payload", "cloudpickle", "importlib", "_frozen_importlib", "pickle", "copyreg")
+
+
+def load_in_worker(
+    what: str, payload: bytes, flags: int, start: int, space: ClientSpace
+) -> tuple[Any, tuple[Binding, ...]]:
+    """Unpickles what a client has sent.
+
+    Args:
+        what: What to call it in an error.
+        payload: The payload.
+        flags: Its flags.
+        start: Where the pickle starts.
+        space: What is kept of that client.
+
+    Returns:
+        The object, and the globals that came with its functions.
+
+    Raises:
+        PayloadError: It cannot be unpickled; nothing has changed in the client's namespaces.
+    """
+    unpickler: WorkerUnpickler | None = None
+    try:
+        unpickler = WorkerUnpickler(payload, start, read_buffers(payload, start) if flags & BUFFERS else None, space)
+        return unpickler.load_all()
+    except BaseException as error:  # noqa: BLE001 - a __setstate__ of the user's may raise anything, even SystemExit
+        failure = cannot_unpickle(what, IN_WORKER, error, unpickler)
+    del unpickler
+    raise failure
+
+
+def load_in_client(what: str, payload: bytes, flags: int, start: int) -> Any:
+    """Unpickles what a worker has sent.
+
+    Args:
+        what: What to call it in an error.
+        payload: The payload.
+        flags: Its flags.
+        start: Where the pickle starts.
+
+    Raises:
+        PayloadError: It cannot be unpickled.
+    """
+    unpickler: ClientUnpickler | None = None
+    try:
+        unpickler = ClientUnpickler(payload, start, read_buffers(payload, start) if flags & BUFFERS else None)
+        return unpickler.load()
+    except BaseException as error:  # noqa: BLE001 - a __setstate__ of the user's may raise anything, even SystemExit
+        failure = cannot_unpickle(what, IN_CLIENT, error, unpickler)
+    del unpickler
+    raise failure
+
+
+def cannot_unpickle(
+    what: str, where: str, error: BaseException, unpickler: HookedUnpickler | None = None
+) -> PayloadError:
+    """Makes the error for something that cannot be unpickled.
+
+    Args:
+        what: What it is.
+        where: IN_WORKER or IN_CLIENT.
+        error: What unpickling raised.
+        unpickler: Knows which name the pickle has asked for last.
+
+    Returns:
+        The error, with `error` as its cause.
+    """
+    message = f"{what} cannot be unpickled {where}: {describe_error(error)}"
+    place = _place_of(error)
+    if place is None and unpickler is not None and unpickler.wanted is not None:
+        place = ".".join(unpickler.wanted)
+    if place is not None:
+        message += f" (at {place})"
+    failure = PayloadError(f"{message}. {_advice(error, where)}")
+    failure.__cause__ = error
+    # Frames of the cause hold what was unpickled so far.
+    drop_frames(error)
+    return failure
+
+
+def _place_of(error: BaseException) -> str | None:
+    """Returns module and function of the first frame that is the user's: ``models.Model.__setstate__``."""
+    entry = error.__traceback__
+    while entry is not None:
+        frame = entry.tb_frame
+        module = str(frame.f_globals.get("__name__", ""))
+        if not module.startswith(_MACHINERY):
+            return f"{module}.{frame.f_code.co_qualname}"
+        entry = entry.tb_next
+    return None
+
+
+def _advice(error: BaseException, where: str) -> str:
+    if isinstance(error, ImportError):
+        return f"The module must be importable {where} too."
+    if isinstance(error, AttributeError):
+        return "Client and workers must have the same version of the module."
+    return "Both sides need the same versions of Python and of the libraries."

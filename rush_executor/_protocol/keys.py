@@ -1,0 +1,122 @@
+"""The key schema of a network: the only place that spells a key.
+
+| key (after `rush:{network}:`) | type | meaning | who deletes it |
+|---|---|---|---|
+| `network` | hash | `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken` | last client |
+| `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network |
+| `client:<client>` | hash | `pushed` (last batch taken), `trimmed` (outcomes delivered); has a TTL, the client's lease | client |
+| `inbox:<client>` | list | outcomes that wait for the client: task id, outcome, task id, outcome, ... | client |
+| `client_bell:<client>` | list | at most one token: "look into your inbox" | client; has a TTL |
+| `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker` | finish, cancel |
+| `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client |
+| `bell` | list | a token for each worker that may be asleep while tasks are queued | last client |
+| `worker_ids` | set | workers that have joined | worker's agent |
+| `worker:<worker>` | hash | `agent`, `host`, `pid` | worker's agent |
+| `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent |
+| `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
+| `agent_workers:<agent>` | set | workers of this agent | the agent; whoever reaps it |
+| `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
+| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked, then as its task |
+
+All keys of a network carry one hash tag, so that a network lives in one slot of a cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Keys", "check_network_id"]
+
+_LONGEST_NETWORK_ID = 200
+
+
+def check_network_id(network_id: str) -> str:
+    """Returns the id, or raises.
+
+    Args:
+        network_id: 1 to 200 printable characters without ``{``, ``}`` (they delimit the hash tag) and white space.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It cannot stand in a key.
+    """
+    if not isinstance(network_id, str):
+        raise TypeError(f"network_id must be a string, not {type(network_id).__name__}")
+    if not 1 <= len(network_id) <= _LONGEST_NETWORK_ID:
+        raise ValueError(f"network_id must have 1 to {_LONGEST_NETWORK_ID} characters, this one has {len(network_id)}")
+    bad = sorted({c for c in network_id if c in "{}" or c.isspace() or not c.isprintable()})
+    if bad:
+        raise ValueError(f"network_id {network_id!r} must not contain {', '.join(map(repr, bad))}: it is part of a key")
+    return network_id
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one network.
+
+    Attributes:
+        network_id: The network.
+        prefix: What every key of this network begins with.
+    """
+
+    network_id: str
+    prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prefix", f"rush:{{{check_network_id(self.network_id)}}}:")
+
+    @property
+    def network(self) -> str:
+        return f"{self.prefix}network"
+
+    @property
+    def queued_tasks(self) -> str:
+        return f"{self.prefix}queued_tasks"
+
+    @property
+    def bell(self) -> str:
+        return f"{self.prefix}bell"
+
+    @property
+    def worker_ids(self) -> str:
+        return f"{self.prefix}worker_ids"
+
+    @property
+    def client_ids(self) -> str:
+        return f"{self.prefix}client_ids"
+
+    @property
+    def agent_ids(self) -> str:
+        return f"{self.prefix}agent_ids"
+
+    def task(self, task_id: str = "") -> str:
+        """The record of a task; without an id the part that all such keys begin with."""
+        return f"{self.prefix}task:{task_id}"
+
+    def running_tasks(self, worker_id: str = "") -> str:
+        return f"{self.prefix}running_tasks:{worker_id}"
+
+    def worker(self, worker_id: str = "") -> str:
+        return f"{self.prefix}worker:{worker_id}"
+
+    def agent_workers(self, agent_id: str = "") -> str:
+        return f"{self.prefix}agent_workers:{agent_id}"
+
+    def heartbeat(self, agent_id: str = "") -> str:
+        return f"{self.prefix}heartbeat:{agent_id}"
+
+    def client(self, client_id: str = "") -> str:
+        return f"{self.prefix}client:{client_id}"
+
+    def inbox(self, client_id: str = "") -> str:
+        return f"{self.prefix}inbox:{client_id}"
+
+    def client_bell(self, client_id: str = "") -> str:
+        return f"{self.prefix}client_bell:{client_id}"
+
+    def functions(self, client_id: str = "") -> str:
+        return f"{self.prefix}functions:{client_id}"
+
+    def blob(self, blob_id: str = "") -> str:
+        return f"{self.prefix}blob:{blob_id}"

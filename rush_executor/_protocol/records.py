@@ -1,0 +1,108 @@
+"""What travels through the ledger beside payloads: claims, outcomes, notices.
+
+An outcome in an inbox is one tag byte and a body. The worker writes FINISHED and FAILED (a sealed payload follows),
+the ledger itself writes LOST, CANCELLED and BROKEN (plain JSON or nothing follows: these are told by parties that
+never pickle).
+
+What is made once per task is a named tuple: a frozen dataclass takes four times as long to make.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+__all__ = [
+    "BROKEN_TAG",
+    "CANCELLED_TAG",
+    "FAILED_BLOB_TAG",
+    "FAILED_TAG",
+    "FINISHED_BLOB_TAG",
+    "FINISHED_TAG",
+    "LOST_TAG",
+    "Claim",
+    "Loss",
+    "NewTask",
+    "TaskOptions",
+]
+
+FINISHED_TAG = b"F"
+FAILED_TAG = b"E"
+# As the two above, but the body is a reference to a blob: it was too large for one record.
+FINISHED_BLOB_TAG = b"f"
+FAILED_BLOB_TAG = b"e"
+LOST_TAG = b"L"
+CANCELLED_TAG = b"C"
+# Not the end of one task: the network is broken, e.g. its initializer fails. The task id beside it is empty.
+BROKEN_TAG = b"B"
+
+
+class TaskOptions(NamedTuple):
+    """What a client may ask for one task.
+
+    Attributes:
+        max_retries: How many lost workers the task survives; it runs at most ``max_retries + 1`` times.
+        priority: Higher runs earlier; within one priority the order is that of submission.
+    """
+
+    max_retries: int
+    priority: int
+
+
+class NewTask(NamedTuple):
+    """A task on its way into the queue.
+
+    Attributes:
+        task_id: Its id.
+        payload: Sealed call, or a reference to the blob that holds it.
+        options: See `TaskOptions`.
+        blob_id: The blob that goes with the task and ends with it; empty when there is none.
+    """
+
+    task_id: str
+    payload: bytes
+    options: TaskOptions
+    blob_id: str = ""
+
+
+class Claim(NamedTuple):
+    """A task that a worker has claimed.
+
+    Attributes:
+        task_id: Its id.
+        attempt: The fencing token: rises with every claim of this task.
+        payload: As in `NewTask`.
+        blob_id: As in `NewTask`.
+    """
+
+    task_id: str
+    attempt: int
+    payload: bytes
+    blob_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a worker ended that should not have.
+
+    Attributes:
+        worker_id: The worker.
+        host: Host name of its machine.
+        pid: Its process id there.
+        exitcode: As `multiprocessing.Process.exitcode`; None when nobody could tell.
+        reason: A few words for people, such as "killed by signal 9 (SIGKILL)".
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    exitcode: int | None
+    reason: str
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Loss:
+        return cls(**json.loads(raw))

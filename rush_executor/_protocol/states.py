@@ -1,0 +1,53 @@
+"""The state table of a task: every legal transition is one row, anything else is refused.
+
+The Lua scripts of the ledger are the rows carried out; `docs/reference/states.md` is printed from this table. In a
+ledger the state of a task is where its id stands: in `queued_tasks`, in the `running_tasks` of one worker, or, once
+it has ended, in the inbox of the client that waits for it. Whoever removes the id from where it stands writes what
+comes next; whoever comes too late is told so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CANCELLED", "FAILED", "FINISHED", "QUEUED", "RUNNING", "TERMINAL_STATES", "TRANSITIONS", "Transition"]
+
+QUEUED = "queued"
+RUNNING = "running"
+FINISHED = "finished"
+FAILED = "failed"
+CANCELLED = "cancelled"
+
+TERMINAL_STATES = frozenset({FINISHED, FAILED, CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One row of the state table.
+
+    Attributes:
+        source: State before; empty where the task does not exist yet.
+        event: What happens.
+        target: State after.
+        decider: Who asks for it.
+        script: Lua script that carries it out.
+    """
+
+    source: str
+    event: str
+    target: str
+    decider: str
+    script: str
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition("", "push", QUEUED, "client", "push_tasks"),
+    Transition(QUEUED, "claim", RUNNING, "worker", "claim_tasks"),
+    Transition(QUEUED, "cancel", CANCELLED, "client", "cancel_tasks"),
+    Transition(RUNNING, "finish", FINISHED, "worker that holds this attempt", "finish_tasks"),
+    Transition(RUNNING, "fail", FAILED, "worker that holds this attempt", "finish_tasks"),
+    Transition(RUNNING, "release, not started", QUEUED, "worker that holds this attempt", "release_tasks"),
+    Transition(RUNNING, "worker lost, not started", QUEUED, "agent or reaper", "lose_worker"),
+    Transition(RUNNING, "worker lost, attempts left", QUEUED, "agent or reaper", "lose_worker"),
+    Transition(RUNNING, "worker lost, none left", FAILED, "agent or reaper", "lose_worker"),
+)

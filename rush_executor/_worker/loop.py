@@ -1,0 +1,213 @@
+"""The loop of one worker: claim, run, hand in.
+
+Runs in the main thread of its process, so that signals, C libraries and profilers in a task behave as users expect. A
+second thread, the `Courier`, looks after what lies here while a task takes long. Both take claims and outcomes from
+deques with `popleft`, which is atomic: a claim is either started by the loop or given back by the courier, never both.
+The connection is shared under `lock`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from typing import Final, TypeVar
+
+from rush_executor._ledger.connection import NetworkGone, WorkerGone
+from rush_executor._ledger.worker import Outcome, WorkerLedger
+from rush_executor._payload import Decoder, run_chunk
+from rush_executor._protocol.ids import client_of
+from rush_executor._protocol.records import Claim
+from rush_executor._protocol.slots import Slot
+from rush_executor._worker.pace import BATCH_S, Pace
+from rush_executor.errors import NetworkLostError, PayloadError
+
+__all__ = ["LeaveNow", "TaskLoop"]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+# Frames of this module that stand above the user's code in a traceback: _run and _call.
+_OWN_FRAMES: Final = 2
+
+
+class LeaveNow(BaseException):
+    """Raised by a signal handler in a worker that is waiting for work."""
+
+
+class TaskLoop:
+    """Claims and runs tasks until told to leave.
+
+    Args:
+        ledger: This worker's transitions.
+        lock: Guards the ledger's connection.
+        decoder: Opens calls and packs results.
+        slot: Where the agent reads what is being run.
+        max_tasks: Leave after so many tasks; None for never.
+    """
+
+    def __init__(
+        self, ledger: WorkerLedger, lock: threading.Lock, decoder: Decoder, slot: Slot, *, max_tasks: int | None
+    ) -> None:
+        self.lock = lock
+        self.held: deque[Claim] = deque()
+        self.outcomes: deque[Outcome] = deque()
+        self.n_started = 0
+        self.is_waiting = False
+        self.is_in_task = False
+        self.is_leaving = False
+        self.busy = threading.Event()
+        self._ledger = ledger
+        self._decoder = decoder
+        self._slot = slot
+        self._tasks_left = max_tasks
+        self._pace = Pace()
+        self._n_queued = 1
+        self._oldest_outcome_at = 0.0
+
+    def run(self) -> None:
+        """Works until the worker is told to leave, has done its number of tasks, or the ledger disowns it."""
+        try:
+            while not self.is_leaving and self._tasks_left != 0:
+                if self.held:
+                    self._run_next()
+                else:
+                    self._refill()
+            self.hand_over()
+        except LeaveNow:
+            # The wait was broken off, so it is unknown whether what was sent along with it has arrived.
+            self.hand_over(is_repeat=True)
+        except (NetworkGone, WorkerGone, NetworkLostError) as reason:
+            # What stands in running_tasks under this worker's name is put right by the agent.
+            logger.debug("worker leaves: %r", reason)
+
+    def hand_over(self, *, is_repeat: bool = False) -> None:
+        """Hands in every outcome, and gives back every claim that was not started.
+
+        Args:
+            is_repeat: The outcomes may have arrived already; then they are refused now, which means nothing.
+        """
+        with self.lock:
+            outcomes, claims = _take(self.outcomes), _take(self.held)
+            if outcomes:
+                refused = self._ledger.finish(outcomes)
+                if not is_repeat:
+                    _tell_refused(refused)
+            if claims:
+                self._ledger.release(claims)
+
+    def _refill(self) -> None:
+        """Hands in what is done and claims more; waits for the bell if the queue was empty at the last claim."""
+        self.busy.clear()
+        limit = self._pace.limit if self._tasks_left is None else min(self._pace.limit, self._tasks_left)
+        with self.lock:
+            outcomes = _take(self.outcomes)
+            try:
+                self.is_waiting = self._n_queued == 0
+                if self.is_leaving:
+                    # The signal came before the line above: nobody would end the wait.
+                    raise LeaveNow
+                claimed = self._ledger.exchange(outcomes, limit=limit, wait=self.is_waiting)
+            except BaseException:
+                self.is_waiting = False
+                self.outcomes.extendleft(reversed(outcomes))
+                raise
+            self.is_waiting = False
+        self._n_queued = claimed.n_queued
+        if claimed.refused:
+            _tell_refused(claimed.refused)
+        if claimed.claims:
+            self.held.extend(claimed.claims)
+            self._pace.claimed()
+            if len(claimed.claims) > 1:
+                self.busy.set()
+
+    def _run_next(self) -> None:
+        try:
+            claim = self.held.popleft()
+        except IndexError:
+            # The courier was quicker.
+            return
+        key = self._decoder.function_key(claim.payload)
+        # The call of a large payload is not here yet, and moving it takes time: it counts as unknown.
+        if (self.held or self.outcomes) and (claim.blob_id or not self._pace.is_short(key)):
+            # Nothing that is done, or could be had elsewhere, waits behind a task of unknown length.
+            self.hand_over()
+        self.n_started += 1
+        if self._tasks_left is not None:
+            self._tasks_left -= 1
+        started_at = time.perf_counter()
+        outcome = self._run(claim)
+        ended_at = time.perf_counter()
+        self._pace.ran(key, ended_at - started_at)
+        if not self.outcomes:
+            self._oldest_outcome_at = ended_at
+        self.outcomes.append(outcome)
+        if self.held and ended_at - self._oldest_outcome_at > BATCH_S:
+            with self.lock:
+                _tell_refused(self._ledger.finish(_take(self.outcomes)))
+
+    def _run(self, claim: Claim) -> Outcome:
+        decoder, task_id = self._decoder, claim.task_id
+        self._slot.begin(task_id)
+        try:
+            body = self._call(claim)
+            is_failure = False
+        except BaseException as error:  # noqa: BLE001
+            # SystemExit, KeyboardInterrupt and their kind are the task's outcome, not the worker's end.
+            self.is_in_task = False
+            body = decoder.encode_failure(task_id, error, trim=_OWN_FRAMES)
+            is_failure = True
+        _flush_streams()
+        self._slot.end()
+        return Outcome(claim, is_failure, body)
+
+    def _call(self, claim: Claim) -> bytes:
+        payload = claim.payload
+        if claim.blob_id:
+            try:
+                with self.lock:
+                    payload = self._ledger.read_blob(claim.blob_id)
+            except KeyError:
+                raise PayloadError(f"the payload of task {claim.task_id} is gone from the server") from None
+        task_id = claim.task_id
+        call = self._decoder.decode_call(client_of(task_id), task_id, payload)
+        self.is_in_task = True
+        if call.is_chunk:
+            values, failure = run_chunk(call.fn, call.args[0])
+            self.is_in_task = False
+            return self._decoder.encode_chunk(task_id, values, failure)
+        value = call.fn(*call.args, **call.kwargs)
+        self.is_in_task = False
+        return self._decoder.encode_result(task_id, value)
+
+
+def _take(queue: deque[_T]) -> list[_T]:
+    taken: list[_T] = []
+    try:
+        while True:
+            taken.append(queue.popleft())
+    except IndexError:
+        return taken
+
+
+def _flush_streams() -> None:
+    """What a task printed is out before its outcome is."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            # Closed or replaced by the task: its own doing.
+            continue
+
+
+def _tell_refused(refused: list[str]) -> None:
+    for task_id in refused:
+        logger.warning(
+            "the result of task %s came too late and is dropped: the task was taken from this worker, which had been "
+            "taken for lost",
+            task_id,
+        )

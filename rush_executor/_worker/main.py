@@ -1,0 +1,129 @@
+"""What a freshly forked worker does: connect, initialise, register, work, leave.
+
+Called by the agent in the child process; returns the exit code. The agent never hears of the worker through a pipe:
+the slot says whether it was ready and what it was at, the exit code how it ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import traceback
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final
+
+from rush_executor._config import NetworkConfig
+from rush_executor._ledger.agent import NetworkRecord, break_network
+from rush_executor._ledger.connection import Channel, NetworkGone, WorkerGone, open_pool
+from rush_executor._ledger.worker import WorkerLedger
+from rush_executor._payload import Decoder
+from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.slots import Slot
+from rush_executor._worker.courier import start_courier
+from rush_executor._worker.loop import LeaveNow, TaskLoop
+from rush_executor.errors import NetworkLostError
+
+__all__ = ["EXIT_INITIALIZER", "WorkerSettings", "run_worker"]
+
+logger = logging.getLogger(__name__)
+
+# The initializer failed, and the network has been told.
+EXIT_INITIALIZER: Final = 78
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What one worker must know.
+
+    Attributes:
+        config: The network.
+        record: The network as the agent found it.
+        agent_id: The worker's agent.
+        worker_id: The worker.
+        host: Host name of this machine.
+        max_tasks: Leave after so many tasks; None for never.
+        slot: Shared with the agent.
+    """
+
+    config: NetworkConfig
+    record: NetworkRecord
+    agent_id: str
+    worker_id: str
+    host: str
+    max_tasks: int | None
+    slot: Slot = field(repr=False)
+
+
+def run_worker(settings: WorkerSettings) -> int:
+    """Lives the life of a worker.
+
+    Returns:
+        Exit code of the process.
+    """
+    config, keys = settings.config, Keys(settings.config.network_id)
+    channel = Channel(open_pool(config.url), reconnect_timeout_s=config.reconnect_timeout_s)
+    ledger = WorkerLedger(channel, keys, settings.worker_id, settings.record.epoch)
+    lock = threading.Lock()
+
+    def fetch(client_id: str, digest: str) -> bytes:
+        with lock:
+            return ledger.function(client_id, digest)
+
+    decoder = Decoder(config.network_id, config.secret, fetch)
+    loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks)
+    try:
+        text = _initialize(decoder, settings.record)
+        if text is not None:
+            break_network(channel, keys, settings.record.epoch, text)
+            return EXIT_INITIALIZER
+        ledger.register(settings.agent_id, settings.host, os.getpid())
+        settings.slot.set_ready()
+        _install_signal_handlers(loop)
+        os.register_at_fork(after_in_child=lambda: _leave_to_child(channel))
+        start_courier(loop)
+        loop.run()
+    except (LeaveNow, NetworkGone, WorkerGone, NetworkLostError) as reason:
+        logger.debug("worker leaves: %r", reason)
+    return 0
+
+
+def _initialize(decoder: Decoder, record: NetworkRecord) -> str | None:
+    """Runs the network's initializer; returns what went wrong, or None."""
+    if not record.initializer:
+        return None
+    try:
+        fn, args = decoder.decode_initializer(record.creator, record.initializer)
+        fn(*args)
+    except BaseException as error:  # noqa: BLE001 - even SystemExit: the client must learn that no worker starts
+        # Without this frame: it is the user's code that failed.
+        own = error.__traceback__
+        return "".join(traceback.format_exception(type(error), error, own.tb_next if own else None))
+    return None
+
+
+def _install_signal_handlers(loop: TaskLoop) -> None:
+    def leave(signum: int, _frame: FrameType | None) -> None:
+        """SIGTERM: finish the running task, hand back the rest, leave; a second one means now."""
+        if loop.is_leaving:
+            os._exit(128 + signum)
+        loop.is_leaving = True
+        if loop.is_waiting:
+            raise LeaveNow
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        """SIGINT: a task that raises it in itself gets its KeyboardInterrupt; between tasks nobody means the worker."""
+        if loop.is_in_task:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def _leave_to_child(channel: Channel) -> None:
+    """In a process that a task forks: it is no worker; signals and the connection are not its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    channel.close()

@@ -1,0 +1,92 @@
+"""What all tests share: a server, and the check that a test leaves nothing behind.
+
+A test that needs executors or ledgers takes `server_url`; when it is over, no key may be left on that server, and no
+process that the test started may live. Waiting is done with `eventually`: a condition and a generous deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import psutil
+import pytest
+
+from rush_executor import RushExecutor
+from rush_executor.testing import keys_left, temporary_server
+
+_T = TypeVar("_T")
+_DEADLINE_S = 30.0
+
+
+def eventually(condition: Callable[[], _T], *, deadline_s: float = _DEADLINE_S) -> _T:
+    """Waits until the condition gives something true, and returns that."""
+    end_at = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end_at, f"not so after {deadline_s} s: {condition}"
+        time.sleep(0.005)
+    return value
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., object]:
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def _shared_server() -> Iterator[str]:
+    with temporary_server() as url:
+        yield url
+
+
+@pytest.fixture
+def server_url(_shared_server: str) -> Iterator[str]:
+    """URL of a server on which the test must leave no key."""
+    yield _shared_server
+    try:
+        eventually(lambda: not keys_left(_shared_server))
+    except AssertionError:
+        left = keys_left(_shared_server)
+        _flush(_shared_server)
+        pytest.fail(f"the test left keys: {left}")
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    yield
+
+    def left() -> list[psutil.Process]:
+        # The shared server is started by the first test that needs it, and lives on.
+        return [c for c in me.children(recursive=True) if c.pid not in before and not _is_shared_server(c)]
+
+    try:
+        eventually(lambda: not left(), deadline_s=10.0)
+    except AssertionError:
+        names = [f"{child.pid} {child.cmdline()[:3]}" for child in left()]
+        for child in left():
+            child.kill()
+        pytest.fail(f"the test left processes: {names}")
+
+
+@pytest.fixture
+def executor(server_url: str) -> Iterator[RushExecutor]:
+    """An executor with two workers on the shared server."""
+    with RushExecutor(2, url=server_url) as executor:
+        yield executor
+
+
+def _is_shared_server(process: psutil.Process) -> bool:
+    try:
+        return "valkey" in process.name() or "redis" in process.name()
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _flush(url: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        client.flushall()

