@@ -59,9 +59,10 @@ class RushFuture(Future[Any]):
         super().cancel()
         self.set_running_or_notify_cancel()
 
-    def renew_lock(self) -> None:
-        """In a forked child: the lock may have been held by a thread that is not here."""
+    def disown(self) -> None:
+        """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""
         self._condition = threading.Condition()
+        self._done_callbacks = []
 
     def _invoke_callbacks(self) -> None:
         if self._done_callbacks:  # type: ignore[attr-defined]

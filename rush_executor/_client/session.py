@@ -53,7 +53,7 @@ from rush_executor._protocol.records import (
 from rush_executor._protocol.states import RUNNING
 from rush_executor.errors import InitializerError, NetworkLostError, PayloadError
 
-__all__ = ["Session", "WorkerKeeper"]
+__all__ = ["NoWorkers", "Session", "WorkerKeeper"]
 
 logger = logging.getLogger(__name__)
 # The standard library's pools tell of a failing initializer here, and people look for it here.
@@ -65,6 +65,10 @@ _CANCEL_BATCH: Final = 500
 _TICK_S: Final = 0.5
 
 
+class NoWorkers(Exception):
+    """A keeper cannot get workers to run, and has given up; the message says why."""
+
+
 class WorkerKeeper(Protocol):
     """Whoever keeps workers for a session."""
 
@@ -73,6 +77,9 @@ class WorkerKeeper(Protocol):
 
         Returns:
             Id of an agent that has died since the last look, if one has, and been replaced.
+
+        Raises:
+            NoWorkers: It cannot be replaced. Raised once.
         """
 
     def stop(self, *, now: bool) -> None:
@@ -180,7 +187,8 @@ class Session:
             payload = self._encoder.encode_call(task, function, args, kwargs, is_chunk=is_chunk)
         except PayloadError as error:
             future = RushFuture(self, task, getattr(function, "name", ""), None)
-            future.set_exception(error)
+            # Without the traceback: its frames, this one among them, hold the arguments.
+            future.set_exception(error.with_traceback(None))
             return future
         digest, body = function.digest, function.body
         future = RushFuture(self, task, function.name, digest)
@@ -242,15 +250,8 @@ class Session:
     def cancel_all(self, futures: list[RushFuture]) -> None:
         """Cancels those of these Futures that no worker has claimed."""
         for start in range(0, len(futures), _CANCEL_BATCH):
-            with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
-                batch = [future for future in futures[start : start + _CANCEL_BATCH] if not future.done()]
-                sent = [future for future in batch if future.is_sent]
-                replies = self._uplink.cancel([future.task_id for future in sent]) if sent else []
-                granted = [future for future, reply in zip(sent, replies, strict=True) if reply == 1]
-                granted += [future for future in batch if not future.is_sent]
-            for future in granted:
-                if self._take(future):
-                    future.resolve_cancelled()
+            with contextlib.suppress(NetworkLostError, NetworkGone, Refused):
+                self._cancel_batch([future for future in futures[start : start + _CANCEL_BATCH] if not future.done()])
 
     def n_workers(self) -> int:
         """How many workers have joined the network."""
@@ -262,18 +263,11 @@ class Session:
     def cancel(self, future: RushFuture) -> bool:
         """Takes the task back, if no worker has it."""
         try:
-            with self._dispatcher.lock:
-                if future.is_sent and not future.done():
-                    reply = self._uplink.cancel([future.task_id])[0]
-                else:
-                    reply = 1
+            [is_taken_back] = self._cancel_batch([future])
         except (NetworkLostError, NetworkGone, Refused):
             return False
-        if reply == 1 and self._take(future):
-            future.resolve_cancelled()
-            return True
-        if reply == 0:
-            return False
+        if is_taken_back is not None:
+            return is_taken_back
         # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future.
         concurrent.futures.wait([future], timeout=self._config.reconnect_timeout_s)
         return future.cancelled()
@@ -318,7 +312,7 @@ class Session:
             channel.close()
         self._keeper.disown()
         for future in self._take_pending():
-            future.renew_lock()
+            future.disown()
             future.set_exception(self._forked_error())
 
     # What the threads call.
@@ -366,7 +360,7 @@ class Session:
     def _break(self, text: bytes) -> None:
         error = initializer_error(text.decode(errors="replace"))
         if self.broken is None:
-            _futures_logger.critical("Exception in initializer:\n%s", text.decode(errors="replace"))
+            _futures_logger.critical("No worker could start:\n%s", text.decode(errors="replace"))
             self.broken = error
         for future in self._take_pending():
             future.set_exception(InitializerError(*error.args))
@@ -400,9 +394,13 @@ class Session:
         now = time.monotonic()
         if now < self._next_tick_at:
             return
-        dead = self._keeper.check()
-        if dead is not None:
-            self._reaper.bury(dead)
+        try:
+            dead = self._keeper.check()
+        except NoWorkers as error:
+            self._break(str(error).encode())
+        else:
+            if dead is not None:
+                self._reaper.bury(dead)
         if now >= self._next_look_at:
             self._reaper.look()
             self._next_look_at = now + self._config.heartbeat_period_s
@@ -440,6 +438,22 @@ class Session:
 
     def _open_channel(self) -> Channel:
         return Channel(self._pool, reconnect_timeout_s=self._config.reconnect_timeout_s, stopping=self._stopping)
+
+    def _cancel_batch(self, futures: list[RushFuture]) -> list[bool | None]:
+        """Cancels what no worker has claimed: True, or False for what runs; None for what has ended meanwhile."""
+        # All under the lock: what is found unsent here must be cancelled before the dispatcher looks at it.
+        with self._dispatcher.lock:
+            sent = [future.task_id for future in futures if future.is_sent]
+            replies = dict(zip(sent, self._uplink.cancel(sent) if sent else [], strict=True))
+            verdicts: list[bool | None] = []
+            for future in futures:
+                reply = replies.get(future.task_id, 1)
+                if reply == 1 and self._take(future):
+                    future.resolve_cancelled()
+                    verdicts.append(True)
+                else:
+                    verdicts.append(False if reply == 0 else None)
+            return verdicts
 
     def _take(self, future: RushFuture) -> bool:
         """Takes a Future out of the pending ones: whoever succeeds resolves it."""

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Final
 
 from rush_executor._agent.supervisor import LEAVE, AgentSettings
+from rush_executor._client.session import NoWorkers
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.ids import new_id
 
@@ -26,7 +27,9 @@ __all__ = ["Crew"]
 
 logger = logging.getLogger(__name__)
 
-_RESTART_S: Final = 2.0
+# An agent that dies so soon, so many times in a row, dies of its start.
+_SHORT_LIFE_S: Final = 5.0
+_MOST_SHORT_LIVES: Final = 3
 
 # The agent must find this package, and later the user's modules, where this process finds them. The path comes through
 # the pipe: an argument would be seen by everybody on the machine, and is limited in length.
@@ -62,7 +65,8 @@ class Crew:
         self._agent: subprocess.Popen[bytes] | None = None
         self._pipe_w = -1
         self._is_foreign = False
-        self._start_again_at = 0.0
+        self._started_at = 0.0
+        self._n_short_lives = 0
         if settings is not None:
             self._start_agent(settings)
 
@@ -71,15 +75,22 @@ class Crew:
 
         Returns:
             Id of the one that died; None when all is well.
+
+        Raises:
+            NoWorkers: Agents die as soon as they are started.
         """
         agent, settings = self._agent, self._settings
         if agent is None or settings is None or agent.poll() is None:
             return None
         now = time.monotonic()
-        if now < self._start_again_at:
-            return None
-        # An agent that cannot even start must not keep this process busy.
-        self._start_again_at = now + _RESTART_S
+        self._n_short_lives = self._n_short_lives + 1 if now - self._started_at < _SHORT_LIFE_S else 0
+        if self._n_short_lives >= _MOST_SHORT_LIVES:
+            os.close(self._pipe_w)
+            self._agent = None
+            raise NoWorkers(
+                f"the agent of the workers ended {self._n_short_lives} times in a row right after its start, the last "
+                f"time with exit code {agent.returncode}; what it printed to stderr says why"
+            )
         logger.warning("the agent of %d workers ended with code %s; starting another", settings.n_workers, agent.poll())
         os.close(self._pipe_w)
         self._settings = replace(settings, agent_id=new_id())
@@ -116,6 +127,7 @@ class Crew:
         settings = replace(
             settings, owner_pid=os.getpid(), server=self._server.guard() if self._server is not None else None
         )
+        self._started_at = time.monotonic()
         pipe_r, pipe_w = os.pipe()
         try:
             self._agent = subprocess.Popen(
@@ -133,8 +145,15 @@ class Crew:
             os.close(pipe_r)
         self._pipe_w = pipe_w
         paths = json.dumps([sys.path, sys.argv]).encode()
-        with os.fdopen(os.dup(pipe_w), "wb") as pipe:
-            pipe.write(len(paths).to_bytes(8, "big") + paths + pickle.dumps(settings))
+        # An agent that is dead already is found by `check`.
+        with contextlib.suppress(BrokenPipeError):
+            _write_all(pipe_w, len(paths).to_bytes(8, "big") + paths + pickle.dumps(settings))
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _interpreter_flags() -> list[str]:

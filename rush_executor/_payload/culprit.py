@@ -93,7 +93,9 @@ def _try(value: Any, passes: tuple[type[BaseException], ...]) -> BaseException |
     except passes:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
-        return error
+        # Only its text is of use, and its frames hold the value.
+        drop_frames(error)
+        return error.with_traceback(None)
     return None
 
 

@@ -26,6 +26,7 @@ class Pace:
         self._estimates: dict[bytes, float] = {}
         self._limit = 1
         self._last_s = BATCH_S
+        self._suspect = b""
 
     @property
     def limit(self) -> int:
@@ -45,9 +46,16 @@ class Pace:
                 # Closures made anew for every task: none of them comes back.
                 estimates.clear()
             new = seconds
+        elif seconds >= BATCH_S > old and self._suspect != function_key:
+            # One long task among short ones: most often the machine gave this process no time. Believing it would
+            # have the next tasks claimed one by one. The courier looks after what waits; the next one decides.
+            self._suspect = function_key
+            return
+        elif seconds >= BATCH_S:
+            new = seconds
         else:
-            # A longer time counts at once, a shorter one by and by: claiming too much costs more than too little.
-            new = seconds if seconds > 4 * old else old + _FRESH * (seconds - old)
+            self._suspect = b""
+            new = old + _FRESH * (seconds - old)
         estimates[function_key] = new
         self._last_s = new
 

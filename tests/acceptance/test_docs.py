@@ -1,0 +1,141 @@
+"""The documentation does what it says: its Python runs, and its reference leaves nothing out.
+
+The ```python blocks of a page are one program, run from top to bottom in a process of its own, in an empty directory. A
+block whose first line begins with `# not run` is left out; it says there why.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rush_executor import RushExecutor
+from rush_executor._cli import main
+from rush_executor._ledger import server
+from rush_executor.testing import keys_left
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+
+# A page takes some seconds: executors start, and some tasks sleep. One that takes as long as this hangs.
+DEADLINE_S = 90.0
+
+NOT_RUN = "# not run"
+_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=ticks) *$", re.DOTALL | re.M)
+
+
+def blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """The fenced blocks of a language, each with the number of its first line."""
+    return [
+        (text.count("\n", 0, match.start("body")) + 1, textwrap.dedent(match["body"]))
+        for match in _FENCE.finditer(text)
+        if match["info"].strip() == language
+    ]
+
+
+def program(text: str) -> str:
+    """What a page's blocks are together; every line stands where it stands on the page, for the traceback."""
+    lines: list[str] = []
+    for first_line, body in blocks(text, "python"):
+        if not body.startswith(NOT_RUN):
+            lines += [""] * (first_line - 1 - len(lines)) + body.splitlines()
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+RUNNABLE = [page for page in PAGES if program(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def test_a_pages_python_runs(page: Path, tmp_path: Path) -> None:
+    """Whoever pastes the blocks of a page into a file, one after the other, can run it."""
+    script = tmp_path / "page.py"
+    script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RUSH_")}
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == 0, f"{name_of(page)}: exit code {run.returncode}\n{run.stdout}\n{run.stderr}"
+
+
+def test_readme_and_journey_are_among_the_pages_that_run() -> None:
+    """A search that finds no block would hold nothing."""
+    assert {"README.md", "docs/explanation/journey-of-a-task.md"} <= {name_of(page) for page in RUNNABLE}
+
+
+def test_a_program_keeps_the_lines_of_its_page() -> None:
+    """An error in a block is reported with the page's own line number; other languages and `# not run` are left out."""
+    page = "# T\n\n```python\na = 1\n```\n\n```python\n# not run: why\nb\n```\n\n- x\n\n  ```python\n  c = 3\n  ```\n\n```text\nd\n```\n"
+    assert program(page).splitlines() == ["", "", "", "a = 1", *[""] * 10, "c = 3"]
+
+
+def test_workers_on_another_machine(server_url: str, tmp_path: Path) -> None:
+    """The README's lines for workers elsewhere, with a server that is there in place of its `redis://server`."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("redis://server:6379/0", server_url)
+    [commands] = [body for _, body in blocks(readme, "sh") if "rush-executor worker" in body]
+    [code] = [body for _, body in blocks(readme, "python") if "max_workers=0" in body]
+    export, worker = commands.splitlines()
+    name, _, secret = export.removeprefix("export ").partition("=")
+    environment = {**os.environ, name: secret}
+    command = [sys.executable, "-m", *shlex.split(worker)]
+    command[2] = "rush_executor"
+    with subprocess.Popen([*command, "--workers", "2"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as agent:
+        try:
+            run = subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+        finally:
+            agent.send_signal(signal.SIGTERM)
+        assert (run.returncode, run.stdout, run.stderr) == (0, "6\n", "")
+        assert agent.wait(DEADLINE_S) == 0
+    assert keys_left(server_url) == []
+
+
+def test_every_argument_has_its_row() -> None:
+    """The page on configuration names every argument of the executor and of `options`."""
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    functions: list[Callable[..., object]] = [RushExecutor, RushExecutor.options]
+    names = [n for function in functions for n in inspect.signature(function).parameters if n != "self"]
+    assert [name for name in names if f"| `{name}` |" not in text] == []
+
+
+def test_every_command_line_option_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page on configuration names every option of `rush-executor worker`."""
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["worker", "--help"])
+    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.M)) - {"--help"}
+    assert options
+    assert [option for option in sorted(options) if f"| `{option}" not in text] == []
+
+
+def test_every_setting_of_the_private_server_has_its_row() -> None:
+    """The page on configuration names every line of the private server's configuration file, with its value."""
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    assert [name for name, value in server._CONFIG.items() if f"| `{name} {value}` |" not in text] == []
