@@ -35,6 +35,8 @@ autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+# There is one package; its name before every other says nothing.
+add_module_names = False
 
 # A reference to a public name of ours must lead somewhere. What the standard library and the libraries we stand on
 # call their things would have to be fetched from the network; private names have no page.

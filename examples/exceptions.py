@@ -1,7 +1,4 @@
-"""A task that fails in a worker: its exception comes back whole, with its causes and the lines of your code.
-
-    python examples/exceptions.py
-"""
+"""A task that fails in a worker: its exception comes back whole, with its causes and the lines of your code."""
 
 from __future__ import annotations
 

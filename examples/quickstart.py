@@ -1,11 +1,11 @@
 """Finds copied code in Python's standard library: in one process, then on all cores while a worker is killed.
 
 Every function of every file is reduced to a fingerprint that does not see names, so that code which was copied and
-renamed shows. The same work is done twice, in this process and then by a `RushExecutor`; in the middle of the second run
-one worker is killed with SIGKILL while it is at a file. At the end both results are compared: the exit code is 0
-only if they are equal. Run it from anywhere; there is nothing to set up, the executor starts a private server.
+renamed shows. The same work is done twice, in this process and then by a `RushExecutor`; half way through the second
+run a worker is killed with SIGKILL while it is at a file. At the end both results are compared: the exit code is 0
+only if they are equal.
 
-    python examples/quickstart.py [--files N] [--workers N]
+Run it from anywhere, it needs nothing else: the executor starts a private server.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def describe(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Function:
 
 
 def skeleton(node: ast.AST, names: dict[str, int]) -> Iterator[str]:
-    """A syntax tree as words, with each name replaced by a number: 1 for the first that occurs, 2 for the second, ..."""
+    """A syntax tree as words, each name replaced by a number: 1 for the first that occurs, 2 for the second, ..."""
     yield type(node).__name__
     for field, value in ast.iter_fields(node):
         for part in value if isinstance(value, list) else [value]:
@@ -92,7 +92,7 @@ def skeleton(node: ast.AST, names: dict[str, int]) -> Iterator[str]:
                 yield repr(part)
 
 
-# --------------------------------------------------------------------------------------------------- the work on all files
+# ------------------------------------------------------------------------------------------------ the work on all files
 
 
 def run_here(files: dict[str, int]) -> dict[str, Report]:
@@ -189,7 +189,7 @@ def show_findings(reports: dict[str, Report]) -> None:
         if function.n_lines >= SHORTEST_COPY:
             places[function.fingerprint].append((file, function))
     copied = [found for found in places.values() if len({file for file, _ in found}) > 1]
-    print(f"         code that stands in more than one file, but for the names: {len(copied)} functions, such as")
+    print(f"         code that stands in more than one file, but for the names: {len(copied)} functions")
     longest = {}
     for (file, function), (other, copy), *_ in sorted(copied, key=lambda found: -found[0][1].n_lines):
         longest.setdefault((file, other), (function, copy))
@@ -235,8 +235,8 @@ def main() -> int:
         print(f"when it had just done {killed.file}")
     else:
         print(f"in the middle of {killed.file}: worker {done_by[killed.file]} did it again")
-    print(f"Time     {here_s:.2f} s in one process, {workers_s:.2f} s with workers (their start and end included): ", end="")
-    print(f"{here_s / workers_s:.2f} times as fast, on {os.cpu_count()} CPUs")
+    times = f"{here_s:.2f} s in one process, {workers_s:.2f} s with workers, their start and end included"
+    print(f"Time     {times}: {here_s / workers_s:.2f} times as fast, on {os.cpu_count()} CPUs")
     if reports != expected:
         wrong = [file for file in files if reports.get(file) != expected[file]]
         print(f"WRONG    {len(wrong)} reports differ from those of the one process: {', '.join(wrong[:5])}")

@@ -34,7 +34,7 @@ class NetworkLostError(RushError, BrokenExecutor):
     """The server, or the network's data on it, is gone for longer than ``reconnect_timeout`` allows."""
 
 
-class PayloadError(RushError, pickle.PickleError):
+class PayloadError(RushError, pickle.PicklingError, pickle.UnpicklingError):
     """A function, argument, result or exception could not be pickled, unpickled or verified.
 
     Only the task that it belongs to fails. The error that pickle raised, if any, is ``__cause__``.

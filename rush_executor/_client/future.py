@@ -62,10 +62,10 @@ class RushFuture(Future[Any]):
     def disown(self) -> None:
         """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""
         self._condition = threading.Condition()
-        self._done_callbacks = []
+        self._done_callbacks: list[Any] = []
 
     def _invoke_callbacks(self) -> None:
-        if self._done_callbacks:  # type: ignore[attr-defined]
+        if self._done_callbacks:
             self._owner.run_callbacks(self)
 
     def invoke_callbacks(self) -> None:

@@ -6,9 +6,6 @@
       (a lone task is sent                                  -> resolve Future
        by the caller itself)
 
-A Future is resolved by whoever takes it out of `_pending`, which is atomic: the listener with an outcome, a `cancel`
-that the ledger granted, or the loss of the network. So it is resolved exactly once.
-
 A session is open, then draining (nothing new is taken, what was submitted is finished), then closed. The listener
 thread does the closing, so that `shutdown(wait=False)`, interpreter exit and a forgotten executor all end the same way.
 """
@@ -24,14 +21,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rush_executor._client import lifecycle
 from rush_executor._client.callbacks import CallbackThread
 from rush_executor._client.dispatcher import Dispatcher, Parcel
 from rush_executor._client.future import RushFuture
+from rush_executor._client.keeper import NoWorkers, WorkerKeeper
 from rush_executor._client.listener import Listener
-from rush_executor._client.outcomes import initializer_error, worker_lost_error
+from rush_executor._client.outcomes import initializer_error
+from rush_executor._client.pending import PendingFutures
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import Reaper
@@ -41,19 +40,11 @@ from rush_executor._ledger.connection import Channel, NetworkGone, Refused, open
 from rush_executor._payload import EncodedFunction, Encoder
 from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import (
-    BROKEN_TAG,
-    CANCELLED_TAG,
-    FINISHED_BLOB_TAG,
-    FINISHED_TAG,
-    LOST_TAG,
-    NewTask,
-    TaskOptions,
-)
+from rush_executor._protocol.records import BROKEN_TAG, NewTask, TaskOptions
 from rush_executor._protocol.states import RUNNING
 from rush_executor.errors import InitializerError, NetworkLostError, PayloadError
 
-__all__ = ["NoWorkers", "Session", "WorkerKeeper"]
+__all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 # The standard library's pools tell of a failing initializer here, and people look for it here.
@@ -63,33 +54,6 @@ _futures_logger = logging.getLogger("concurrent.futures")
 _BURST_GAP_S: Final = 0.001
 _CANCEL_BATCH: Final = 500
 _TICK_S: Final = 0.5
-
-
-class NoWorkers(Exception):
-    """A keeper cannot get workers to run, and has given up; the message says why."""
-
-
-class WorkerKeeper(Protocol):
-    """Whoever keeps workers for a session."""
-
-    def check(self) -> str | None:
-        """Looks after the workers; called about once a second.
-
-        Returns:
-            Id of an agent that has died since the last look, if one has, and been replaced.
-
-        Raises:
-            NoWorkers: It cannot be replaced. Raised once.
-        """
-
-    def stop(self, *, now: bool) -> None:
-        """Ends the workers: after what they run, or now."""
-
-    def close(self) -> None:
-        """Ends what the ledger itself lived on, if it was private. Nothing is sent any more."""
-
-    def disown(self) -> None:
-        """In a forked child: lets go of what is the parent's."""
 
 
 class Session:
@@ -119,7 +83,6 @@ class Session:
         self._pool = open_pool(config.url)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._pending: dict[str, RushFuture] = {}
         self._numbers = itertools.count(1)
         self._last_submit_at = 0.0
         self._next_tick_at = self._next_look_at = 0.0
@@ -133,8 +96,9 @@ class Session:
         self._downlink = Downlink(self._channels[1], self._keys, client_id)
         self._reaper = Reaper(self._channels[2], self._keys)
         self._callbacks = CallbackThread()
-        self._shelf = FunctionShelf()
-        self._dispatcher = Dispatcher(self._uplink, self._shelf, when_lost=self._lose, when_refused=self._refuse)
+        shelf = FunctionShelf()
+        self._pending = PendingFutures(encoder, shelf)
+        self._dispatcher = Dispatcher(self._uplink, shelf, when_lost=self._lose, when_refused=self._refuse)
         self._listener = Listener(
             self._downlink,
             resolve=self._resolve,
@@ -187,27 +151,25 @@ class Session:
             payload = self._encoder.encode_call(task, function, args, kwargs, is_chunk=is_chunk)
         except PayloadError as error:
             future = RushFuture(self, task, getattr(function, "name", ""), None)
-            # Without the traceback: its frames, this one among them, hold the arguments.
             future.set_exception(error.with_traceback(None))
+            # The error's cause refers to the frames that led to it, this one among them.
+            del args, kwargs
             return future
-        digest, body = function.digest, function.body
-        future = RushFuture(self, task, function.name, digest)
+        future = RushFuture(self, task, function.name, function.digest)
         blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
         parcel = Parcel(future, NewTask(task, payload, options, blob_id))
         now = time.monotonic()
         with self._lock:
             self._check_open()
-            if digest is not None and body is not None:
-                self._shelf.hold(digest, body)
             is_lone = not self._pending or now - self._last_submit_at > _BURST_GAP_S
-            self._pending[task] = future
+            self._pending.add(future, function.body)
         self._last_submit_at = now
         try:
             self._dispatcher.send(parcel, is_lone=is_lone)
         except BaseException:
             if not future.is_sent:
                 # Ctrl-C, and nobody has it: nothing may wait for it.
-                self._take(future)
+                self._pending.take(task)
             raise
         return future
 
@@ -223,10 +185,9 @@ class Session:
             self._why_closed = self._why_closed or why
             self._is_aborted = self._is_aborted or abort
         if cancel_futures or abort:
-            self.cancel_all(list(self._pending.values()))
+            self.cancel_all(self._pending.all())
         if abort:
-            for future in self._take_pending():
-                future.resolve_cancelled()
+            self._pending.cancel_all()
         with contextlib.suppress(NetworkLostError, NetworkGone, Refused):
             # The listener may be in its bell: ring, so that it sees that it is done.
             if not self._is_lost and self._listener.thread.is_alive():
@@ -307,13 +268,10 @@ class Session:
         # Threads that are not here any more may have held the locks at the fork.
         self._lock = threading.Lock()
         self._dispatcher.lock = threading.Lock()
-        self._shelf = FunctionShelf()
         for channel in self._channels:
             channel.close()
         self._keeper.disown()
-        for future in self._take_pending():
-            future.disown()
-            future.set_exception(self._forked_error())
+        self._pending.disown(self._forked_error)
 
     # What the threads call.
 
@@ -329,41 +287,17 @@ class Session:
             self._break(network.broken[1:])
 
     def _resolve(self, task: str, tag: bytes, body: bytes | None) -> None:
-        """Resolves a Future with an outcome from the inbox."""
         if tag == BROKEN_TAG:
             self._break(body or b"")
-            return
-        future = self._pending.pop(task, None)
-        if future is None:
-            # Cancelled a moment ago, or told before.
-            return
-        self._forget_function(future)
-        try:
-            if tag == CANCELLED_TAG:
-                future.resolve_cancelled()
-            elif body is None:
-                future.set_exception(PayloadError(f"the outcome of task {task} is gone from the server"))
-            elif tag == LOST_TAG:
-                future.set_exception(worker_lost_error(task, future.name, body))
-            elif tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
-                try:
-                    value = self._encoder.decode_outcome(task, "finished", body)
-                except PayloadError as error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(value)
-            else:
-                future.set_exception(self._encoder.decode_failure(task, body))
-        except concurrent.futures.InvalidStateError:
-            logger.warning("task %s: somebody else resolved its Future", task)
+        else:
+            self._pending.resolve(task, tag, body)
 
     def _break(self, text: bytes) -> None:
         error = initializer_error(text.decode(errors="replace"))
         if self.broken is None:
             _futures_logger.critical("No worker could start:\n%s", text.decode(errors="replace"))
             self.broken = error
-        for future in self._take_pending():
-            future.set_exception(InitializerError(*error.args))
+        self._pending.fail_all(lambda: InitializerError(*error.args))
 
     def _lose(self, error: BaseException) -> None:
         """The network is gone for good: nobody may wait for it any more."""
@@ -374,16 +308,16 @@ class Session:
             )
         elif not isinstance(error, NetworkLostError):
             error = NetworkLostError(f"the server does not do what it is asked: {error}")
+        args = error.args
         with self._lock:
             self.broken = self.broken or error
             self._is_lost = True
         self._stopping.set()
-        for future in self._take_pending():
-            future.set_exception(NetworkLostError(*error.args))
+        self._pending.fail_all(lambda: NetworkLostError(*args))
 
     def _refuse(self, futures: list[RushFuture], error: BaseException) -> None:
         for future in futures:
-            if self._take(future):
+            if self._pending.take(future.task_id) is not None:
                 future.set_exception(NetworkLostError(f"the server refuses task {future.task_id}: {error}"))
 
     def _is_done(self) -> bool:
@@ -411,8 +345,7 @@ class Session:
         with self._lock:
             self._why_closed = self._why_closed or "the network was lost"
         self._dispatcher.close()
-        for future in self._take_pending():
-            future.set_exception(NetworkLostError("the network was lost"))
+        self._pending.fail_all(lambda: NetworkLostError("the network was lost"))
         # In peace, the agent leaves first: it takes its workers off the lists. Killed, it takes a private server along.
         steps = [self._stop_keeper, self._leave_network, self._keeper.close]
         if self._is_aborted:
@@ -448,26 +381,12 @@ class Session:
             verdicts: list[bool | None] = []
             for future in futures:
                 reply = replies.get(future.task_id, 1)
-                if reply == 1 and self._take(future):
+                if reply == 1 and self._pending.take(future.task_id) is not None:
                     future.resolve_cancelled()
                     verdicts.append(True)
                 else:
                     verdicts.append(False if reply == 0 else None)
             return verdicts
-
-    def _take(self, future: RushFuture) -> bool:
-        """Takes a Future out of the pending ones: whoever succeeds resolves it."""
-        if self._pending.pop(future.task_id, None) is None:
-            return False
-        self._forget_function(future)
-        return True
-
-    def _take_pending(self) -> list[RushFuture]:
-        return [future for future in list(self._pending.values()) if self._take(future)]
-
-    def _forget_function(self, future: RushFuture) -> None:
-        if future.digest is not None and not self._is_lost:
-            self._shelf.release(future.digest)
 
     def _check_open(self) -> None:
         if self.broken is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -19,7 +20,7 @@ from dataclasses import replace
 from typing import Final
 
 from rush_executor._agent.supervisor import LEAVE, AgentSettings
-from rush_executor._client.session import NoWorkers
+from rush_executor._client.keeper import NoWorkers
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.ids import new_id
 
@@ -32,7 +33,9 @@ _SHORT_LIFE_S: Final = 5.0
 _MOST_SHORT_LIVES: Final = 3
 
 # The agent must find this package, and later the user's modules, where this process finds them. The path comes through
-# the pipe: an argument would be seen by everybody on the machine, and is limited in length.
+# the pipe: an argument would be seen by everybody on the machine, and is limited in length. So does the key by which
+# the processes of a family know each other in multiprocessing: without it a task could not use a proxy (a queue, an
+# event of a Manager) that is among its arguments.
 _BOOT = """
 import json, os, sys
 fd = int(sys.argv[1])
@@ -41,7 +44,9 @@ def read(n):
     while len(data) < n:
         data += os.read(fd, n - len(data)) or sys.exit(1)
     return data
-sys.path[:], sys.argv[:] = json.loads(read(int.from_bytes(read(8), "big")))
+sys.path[:], sys.argv[:], authkey = json.loads(read(int.from_bytes(read(8), "big")))
+import multiprocessing
+multiprocessing.current_process().authkey = bytes.fromhex(authkey)
 from rush_executor._executor.agent_process import main
 main(fd)
 """
@@ -144,10 +149,11 @@ class Crew:
         finally:
             os.close(pipe_r)
         self._pipe_w = pipe_w
-        paths = json.dumps([sys.path, sys.argv]).encode()
+        authkey = multiprocessing.current_process().authkey.hex()
+        start = json.dumps([sys.path, sys.argv, authkey]).encode()
         # An agent that is dead already is found by `check`.
         with contextlib.suppress(BrokenPipeError):
-            _write_all(pipe_w, len(paths).to_bytes(8, "big") + paths + pickle.dumps(settings))
+            _write_all(pipe_w, len(start).to_bytes(8, "big") + start + pickle.dumps(settings))
 
 
 def _write_all(fd: int, data: bytes) -> None:

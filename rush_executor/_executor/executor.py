@@ -55,7 +55,10 @@ class _TaskExecutor(Executor):
             RuntimeError: The executor was shut down, or is the parent's of this process.
             BrokenExecutor: The initializer failed, or the server was lost.
         """
-        return self._session.submit(self._encode(fn), args, kwargs, self._options)
+        future = self._session.submit(self._encode(fn), args, kwargs, self._options)
+        # An error of pickling refers to the frames that led to it, and would keep the arguments.
+        del args, kwargs
+        return future
 
     def map(
         self,

@@ -142,8 +142,8 @@ class Reaper:
             requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
             if requeued < 0:
                 return False
-        self._channel.call(pack(("SREM", k.agent_ids, agent_id)), pack(("DEL", k.agent_workers(agent_id))))
-        return True
+        command = evalsha("forget_agent", (k.agent_ids, k.heartbeat(agent_id), k.agent_workers(agent_id)), [agent_id])
+        return bool(self._channel.call(command)[0])
 
 
 def break_network(channel: Channel, keys: Keys, epoch: str, text: str) -> None:

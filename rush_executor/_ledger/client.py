@@ -74,6 +74,7 @@ class Uplink:
                 k.client_bell(),
                 k.functions(),
                 k.task(),
+                k.blob(),
             ],
         )
         [found, creator, broken] = self._channel.call(command)[0]
@@ -126,7 +127,8 @@ class Uplink:
 
     def ring(self) -> None:
         """Wakes this client's `Downlink`."""
-        self._channel.call(pack(("RPUSH", self._cancel_keys[-1], "1")))
+        bell = self._cancel_keys[-1]
+        self._channel.call(pack(("RPUSH", bell, "1")), pack(("PEXPIRE", bell, self._lease_ms)))
 
     def retire(self) -> None:
         """Leaves the network; the last client takes it along."""
@@ -196,7 +198,7 @@ def retire_client(channel: Channel, keys: Keys, client_id: str) -> None:
             k.queued_tasks,
             k.bell,
         ),
-        [client_id, k.task(), k.blob(), _RETIRE_BATCH],
+        [client_id, k.task(), k.blob(), _RETIRE_BATCH, k.client(), k.inbox(), k.client_bell(), k.functions()],
     )
     while channel.call(command)[0] > 0:
         pass

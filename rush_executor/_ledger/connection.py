@@ -170,14 +170,13 @@ class Channel:
 
     def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
         replies = self._send_and_read(commands)
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            self._send_and_read(load_commands())
-            for i, reply in zip(unknown, self._send_and_read([commands[i] for i in unknown]), strict=True):
-                replies[i] = reply
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                _raise(reply)
+        first = next((i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
+        if first is not None:
+            _check(self._send_and_read(load_commands()))
+            # All from there on, not only what was unknown. What stood behind it has run without it, so its answer is
+            # wrong: an inbox read before it was trimmed, tasks claimed before the worker's own results were handed in.
+            replies[first:] = self._send_and_read(commands[first:])
+        _check(replies)
         return replies
 
     def _send_and_read(self, commands: Sequence[bytes]) -> list[Any]:
@@ -196,6 +195,12 @@ class Channel:
 
 class _NotNow(Exception):
     """An error reply that a later try may not meet."""
+
+
+def _check(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            _raise(reply)
 
 
 def _raise(error: RedisError) -> None:

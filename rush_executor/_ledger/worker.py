@@ -68,11 +68,16 @@ class WorkerLedger:
         self._wait = pack(("BLPOP", k.bell, str(BLOCK_S)))
 
     def register(self, agent_id: str, host: str, pid: int) -> None:
-        """Joins the network: from now on this worker may claim."""
+        """Joins the network: from now on this worker may claim.
+
+        Its agent is put on the list as well: it may have been taken for dead and off it while this worker started, and
+        then nobody would look after what this worker holds.
+        """
         k = self._keys
         self._channel.call(
             pack(("HSET", k.worker(self._worker_id), "agent", agent_id, "host", host, "pid", pid)),
             pack(("SADD", k.agent_workers(agent_id), self._worker_id)),
+            pack(("SADD", k.agent_ids, agent_id)),
             pack(("SADD", k.worker_ids, self._worker_id)),
         )
 
@@ -106,7 +111,7 @@ class WorkerLedger:
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back what was claimed and not started; returns how many went back."""
         k = self._keys
-        args: list[str | bytes | int] = [self._worker_id, k.task()]
+        args: list[str | bytes | int] = [self._worker_id, k.task(), k.client(), k.blob()]
         for claim in claims:
             args += (claim.task_id, claim.attempt)
         keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids)

@@ -42,9 +42,12 @@ class Arrivals:
 
     def make_function(self, code: Any, base: dict[str, Any], name: Any, argdefs: Any, closure: Any) -> FunctionType:
         """Does cloudpickle's ``_make_function``, with the globals of the namespace."""
-        slots = self._space.namespace(base.get("__name__", ""), base.get(NAMESPACE, 0))
+        token = base.get(NAMESPACE, 0)
+        slots = self._space.namespace(base.get("__name__", ""), token)
         slots.globals.update(base)
         slots.globals["__builtins__"] = __builtins__
+        # Where the functions are from, should a task return one or send it on.
+        slots.globals[NAMESPACE] = token
         self._namespaces[id(slots.globals)] = slots
         return FunctionType(code, slots.globals, name, argdefs, closure)
 

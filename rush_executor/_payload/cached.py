@@ -1,8 +1,9 @@
-"""Functions under `functools.lru_cache` or `functools.cache`, sent by value.
+"""Functions under `functools.lru_cache`, `functools.cache` and `functools.cached_property`, sent by value.
 
-Knows the one builtin wrapper type. cloudpickle sends it by name, and in the worker there is no such name when the
-function is of `__main__`; a script whose helper is cached would not run. The cache itself stays at home: each worker
-fills its own. `CloudPickler` reduces here; `make_cached` and `restore_cached` are called by pickles.
+Knows these wrapper types. cloudpickle sends the first two by name, and in the worker there is no such name when the
+function is of `__main__`; the third holds a lock up to Python 3.11. A script whose helper or class uses one of them would
+not run. The cache itself stays at home: each worker fills its own. `CloudPickler` reduces here; `make_cached` and
+`restore_cached` are called by pickles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from typing import Any, Final
 
 from cloudpickle.cloudpickle import _function_setstate
 
-__all__ = ["CachedFunctionType", "Skeleton", "is_cached_function", "make_cached", "restore_cached"]
+__all__ = [
+    "CachedFunctionType",
+    "Skeleton",
+    "is_cached_function",
+    "make_cached",
+    "reduce_cached_property",
+    "restore_cached",
+]
 
 CachedFunctionType: Final = type(functools.lru_cache(maxsize=1)(lambda: None))
 
@@ -57,3 +65,9 @@ def restore_cached(
     set_state(function, function_state)
     functools.update_wrapper(wrapper, function)
     wrapper.__dict__.update(attributes)
+
+
+def reduce_cached_property(prop: Any) -> Any:
+    """Reduces a cached property without its lock, but with its name: it is not told again whose attribute it is."""
+    state = {key: value for key, value in vars(prop).items() if key not in ("func", "lock")}
+    return type(prop), (prop.func,), state

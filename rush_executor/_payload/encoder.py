@@ -186,7 +186,7 @@ class Encoder:
             return failure
         try:
             return unpack_failure(body[start:])
-        except Exception as error:  # noqa: BLE001 - whatever damaged bytes lead to
+        except BaseException as error:  # noqa: BLE001 - whatever damaged bytes lead to
             return cannot_unpickle(f"the failure of task {task_id}", IN_CLIENT, error)
 
     def _remember(self, fn: Any, reference: Reference, function: EncodedFunction) -> EncodedFunction:

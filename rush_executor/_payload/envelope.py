@@ -149,4 +149,4 @@ def _framed(text: str) -> bytes:
 
 
 def _refusal(kind: str, ident: str, advice: str) -> str:
-    return f"{_SUBJECTS[kind].format(ident)} {advice}"
+    return f"{_SUBJECTS.get(kind, kind).format(ident)} {advice}"

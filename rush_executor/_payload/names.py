@@ -43,8 +43,8 @@ def message_of(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Returns type and message of an exception."""
-    name, message = type_name(type(error)), message_of(error)
+    """Returns type and message of an exception, without a full stop."""
+    name, message = type_name(type(error)), message_of(error).rstrip(".")
     return f"{name}: {message}" if message else name
 
 

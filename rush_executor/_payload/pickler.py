@@ -1,7 +1,7 @@
-"""The pickler: cloudpickle's, with four additions. The only module that knows cloudpickle's inside for writing.
+"""The pickler: cloudpickle's, with some additions. The only module that knows cloudpickle's inside for writing.
 
 Functions of `__mp_main__` go by value, as those of `__main__`; a function by value says from which namespace it comes;
-functions under `lru_cache` go by value; read-only arrays arrive writable. All of it in a subclass: other users of
+functions under functools' caches go by value too; read-only arrays arrive writable. All of it in a subclass: other users of
 cloudpickle in this process see nothing of it. Used for everything that `is_plain` does not take.
 
 cloudpickle's private names that are used here and in `unpickler` are the same in 3.0 and 3.1; a test holds them.
@@ -10,6 +10,7 @@ cloudpickle's private names that are used here and in `unpickler` are the same i
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import sys
 from collections.abc import Callable
@@ -26,13 +27,14 @@ from rush_executor._payload.cached import (
     Skeleton,
     is_cached_function,
     make_cached,
+    reduce_cached_property,
     restore_cached,
 )
 from rush_executor._payload.reference import find_reference
 
-__all__ = ["NAMESPACE", "CloudPickler", "dump_in_band", "namespace_token"]
+__all__ = ["NAMESPACE", "PROTOCOL", "CloudPickler", "dump_in_band", "namespace_token"]
 
-# Global name under which a namespace remembers that it is none of an imported module's.
+# Global name under which a namespace in a worker remembers which of its client's it stands for (see `namespace_token`).
 NAMESPACE: Final = "__rush_namespace__"
 
 PROTOCOL: Final = 5
@@ -62,7 +64,9 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
         buffer_callback: Takes the large buffers; None to have them in the pickle.
     """
 
-    dispatch_table = _Reducers(_inside.Pickler._dispatch_table)  # noqa: SLF001
+    dispatch_table = _Reducers(
+        {**_inside.Pickler._dispatch_table, functools.cached_property: reduce_cached_property}  # noqa: SLF001
+    )
 
     def __init__(self, file: Any, buffer_callback: Callable[[PickleBuffer], object] | None = None) -> None:
         super().__init__(file, PROTOCOL, buffer_callback)

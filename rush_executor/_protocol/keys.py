@@ -17,7 +17,7 @@
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
 | `agent_workers:<agent>` | set | workers of this agent | the agent; whoever reaps it |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
-| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked, then as its task |
+| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it |
 
 All keys of a network carry one hash tag, so that a network lives in one slot of a cluster.
 """

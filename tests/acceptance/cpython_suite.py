@@ -22,7 +22,7 @@ from concurrent import futures
 from multiprocessing import resource_tracker
 from multiprocessing.managers import SyncManager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -31,7 +31,7 @@ import psutil
 import rush_executor
 from rush_executor import RemoteTraceback, RushExecutor
 
-__all__ = ["ContextLike", "CpythonTests", "Difference", "Exclusion", "MissingTestsError", "PoolLike"]
+__all__ = ["ContextLike", "CpythonTests", "Difference", "Exclusion", "MissingTestsError", "PoolLike", "PoolMixin", "wait_until"]
 
 _HOME = "test.test_concurrent_futures"
 _SUBMODULES = (
@@ -45,6 +45,14 @@ _SUBMODULES = (
     "test_wait",
 )
 _DEADLINE_S = 30.0
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Waits until the condition is true."""
+    end_at = time.monotonic() + _DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end_at, f"not so after {_DEADLINE_S} s: {condition}"
+        time.sleep(0.005)
 
 
 class MissingTestsError(Exception):
@@ -64,16 +72,18 @@ class Exclusion(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A test that applies, but for names by which it calls what it expects.
+    """A test that applies, but for the name of what it expects, or for what it takes for given.
 
     Attributes:
         reason: Why RushExecutor does otherwise.
         names: What to put in the place of these globals of the test's module.
+        prepare: Called with the test before it runs, after its `setUp`.
         since: As for `Exclusion`.
     """
 
     reason: str
-    names: Mapping[str, Any]
+    names: Mapping[str, Any] = MappingProxyType({})
+    prepare: Callable[[Any], None] = lambda case: None
     since: tuple[int, int] = (3, 11)
 
 
@@ -144,13 +154,14 @@ class CpythonTests:
         self._seen.add(key)
         if key in self._exclusions:
             return unittest.skip(self._exclusions[key].reason)(test)
-        names = self._differences[key].names if key in self._differences else {}
+        difference = self._differences.get(key, Difference("none"))
         module = sys.modules[owner.__module__]
 
         @functools.wraps(test)
         def adapted(case: unittest.TestCase) -> None:
             with contextlib.ExitStack() as stack:
-                for name, value in names.items():
+                difference.prepare(case)
+                for name, value in difference.names.items():
                     # A builtin has no place in the module yet.
                     stack.enter_context(mock.patch.object(module, name, value, create=not hasattr(module, name)))
                 try:
@@ -197,11 +208,8 @@ class PoolLike(RushExecutor):
     def _processes(self) -> dict[int, _WorkerProcess]:
         """The workers, once all of them have been forked: the agent does so at its start, not on demand."""
         agent = psutil.Process(self._session._keeper._agent.pid)
-        end_at = time.monotonic() + _DEADLINE_S
-        while len(children := agent.children()) < self._max_workers:
-            assert time.monotonic() < end_at, f"{len(children)} of {self._max_workers} workers after {_DEADLINE_S} s"
-            time.sleep(0.005)
-        return {child.pid: _WorkerProcess(child.pid) for child in children}
+        wait_until(lambda: len(agent.children()) >= self._max_workers)
+        return {child.pid: _WorkerProcess(child.pid) for child in agent.children()}
 
     @property
     def _executor_manager_thread(self) -> Any:
@@ -244,13 +252,14 @@ class ContextLike:
 
     def Manager(self) -> SyncManager:  # noqa: N802 - multiprocessing's name
         # Not forked from this process, which has threads.
+        manager = multiprocessing.get_context("spawn").Manager()
+        # The process that multiprocessing keeps to clean up after such children waits for their end.
         self._case.addCleanup(resource_tracker._resource_tracker._stop)
-        return multiprocessing.get_context("spawn").Manager()
+        self._case.addCleanup(manager.shutdown)
+        return manager
 
     def Semaphore(self, value: int) -> Any:  # noqa: N802 - as above
-        manager = self.Manager()
-        self._case.addCleanup(manager.shutdown)
-        return manager.Semaphore(value)
+        return self.Manager().Semaphore(value)
 
 
 class PoolMixin:

@@ -34,19 +34,19 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start_program(
-    text: str, *args: str, directory: Path, flags: Sequence[str] = (), env: dict[str, str] | None = None
+    text: str, *args: str, directory: Path, flags: Sequence[str] = (), stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[str]:
-    """Starts a program in a session of its own; its standard output and error are pipes."""
+    """Starts a program in a session of its own; its standard output and error, and possibly input, are pipes."""
     path = directory / "program.py"
     path.write_text(textwrap.dedent(text))
     return subprocess.Popen(
         [sys.executable, *flags, str(path), *args],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=directory,
-        env=env or environment(),
+        env=environment(),
         start_new_session=True,
     )
 
@@ -63,9 +63,16 @@ def finish(program: subprocess.Popen[str], *, code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def run_program(text: str, *args: str, directory: Path, flags: Sequence[str] = (), code: int = 0) -> tuple[str, str]:
+def run_program(
+    text: str,
+    *args: str,
+    directory: Path,
+    flags: Sequence[str] = (),
+    stdin: int = subprocess.DEVNULL,
+    code: int = 0,
+) -> tuple[str, str]:
     """Runs a program to its end; returns what it wrote to standard output and error."""
-    return finish(start_program(text, *args, directory=directory, flags=flags), code=code)
+    return finish(start_program(text, *args, directory=directory, flags=flags, stdin=stdin), code=code)
 
 
 def read_line(program: subprocess.Popen[str], wanted: str) -> str:
@@ -161,6 +168,16 @@ class Terminal:
             time.sleep(0.005)
         os.close(self._fd)
         return os.waitstatus_to_exitcode(status), self._text
+
+    def kill(self) -> None:
+        """Ends the program, and what it has started, if a test has not come to the end."""
+        try:
+            os.close(self._fd)
+        except OSError:
+            return
+        for process in [*family(self.pid), psutil.Process(self.pid)]:
+            process.kill()
+        os.waitpid(self.pid, 0)
 
     def _read(self, end_at: float) -> bool:
         readable, _, _ = select.select([self._fd], [], [], max(0.0, end_at - time.monotonic()))

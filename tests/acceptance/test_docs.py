@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from rush_executor import RushExecutor
+from rush_executor import RushExecutor, errors
 from rush_executor._cli import main
 from rush_executor._ledger import server
 from rush_executor.testing import keys_left
@@ -27,12 +27,13 @@ from rush_executor.testing import keys_left
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+ERRORS = ROOT / "docs" / "reference" / "errors.md"
 
 # A page takes some seconds: executors start, and some tasks sleep. One that takes as long as this hangs.
 DEADLINE_S = 90.0
 
 NOT_RUN = "# not run"
-_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=ticks) *$", re.DOTALL | re.M)
+_FENCE = re.compile(r"^ *(?P<ticks>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=ticks) *$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(text: str, language: str) -> list[tuple[int, str]]:
@@ -86,7 +87,28 @@ def test_readme_and_journey_are_among_the_pages_that_run() -> None:
 
 def test_a_program_keeps_the_lines_of_its_page() -> None:
     """An error in a block is reported with the page's own line number; other languages and `# not run` are left out."""
-    page = "# T\n\n```python\na = 1\n```\n\n```python\n# not run: why\nb\n```\n\n- x\n\n  ```python\n  c = 3\n  ```\n\n```text\nd\n```\n"
+    page = """\
+# Title
+
+```python
+a = 1
+```
+
+```python
+# not run: why
+b
+```
+
+- In a list:
+
+  ```python
+  c = 3
+  ```
+
+```text
+d
+```
+"""
     assert program(page).splitlines() == ["", "", "", "a = 1", *[""] * 10, "c = 3"]
 
 
@@ -130,7 +152,7 @@ def test_every_command_line_option_has_its_row(capsys: pytest.CaptureFixture[str
     text = CONFIGURATION.read_text(encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["worker", "--help"])
-    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.M)) - {"--help"}
+    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
     assert options
     assert [option for option in sorted(options) if f"| `{option}" not in text] == []
 
@@ -139,3 +161,10 @@ def test_every_setting_of_the_private_server_has_its_row() -> None:
     """The page on configuration names every line of the private server's configuration file, with its value."""
     text = CONFIGURATION.read_text(encoding="utf-8")
     assert [name for name, value in server._CONFIG.items() if f"| `{name} {value}` |" not in text] == []
+
+
+def test_every_error_has_its_place() -> None:
+    """The page on errors prints every class, and has no section for one that is gone."""
+    text = ERRORS.read_text(encoding="utf-8")
+    printed = re.findall(r"autoexception:: rush_executor\.errors\.(\w+)", text)
+    assert sorted(printed) == sorted(errors.__all__)

@@ -14,10 +14,7 @@ for at = 3, #ARGV do
   local task = redis.call('HMGET', key, 'state', 'blob')
   if task[1] == 'queued' then
     redis.call('ZREM', KEYS[1], id)
-    redis.call('DEL', key)
-    if task[2] then
-      redis.call('UNLINK', ARGV[2] .. task[2])
-    end
+    drop(key, ARGV[2], task[2])
     outcomes[#outcomes + 1] = id
     outcomes[#outcomes + 1] = 'C'
     replies[#replies + 1] = 1

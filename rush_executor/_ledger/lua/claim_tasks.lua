@@ -32,27 +32,20 @@ end
 local share = math.ceil(queued / redis.call('SCARD', KEYS[4]))
 local popped = redis.call('ZPOPMIN', KEYS[2], math.min(tonumber(ARGV[3]), share))
 local claimed = {}
-local alive = {}
+local is_there = client_check(ARGV[5])
 for i = 1, #popped, 2 do
   local id = popped[i]
   local key = ARGV[4] .. id
   local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob')
-  local client = task[1]
-  if client then
-    if alive[client] == nil then
-      alive[client] = redis.call('EXISTS', ARGV[5] .. client) == 1
-    end
-    if alive[client] then
+  if task[1] then
+    if is_there(task[1]) then
       local attempt = tonumber(task[3] or '0') + 1
       redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt)
       local at = #reply
       reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, attempt, task[2], task[4] or ''
       claimed[#claimed + 1] = id
     else
-      redis.call('DEL', key)
-      if task[4] then
-        redis.call('UNLINK', ARGV[6] .. task[4])
-      end
+      drop(key, ARGV[6], task[4])
     end
   end
 end

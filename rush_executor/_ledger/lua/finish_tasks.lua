@@ -6,7 +6,8 @@
 -- Row: running finish -> finished, running fail -> failed (the outcome's first byte says which).
 -- Loser: a worker that does not hold this attempt is told the id; its outcome is dropped.
 -- Sent twice: the first has removed the task, so the second is refused and changes nothing.
--- A refused outcome's blob is left to its TTL: if this is the second sending, the client is about to read it.
+-- A refused outcome's blob is left to its TTL: if this is the second sending, the client is about to read it. That of an
+-- accepted one (tags e and f) lives as long as the inbox that names it; where nobody waits for it, it is deleted.
 -- The outcome is written here, in the same step that ends the task, never before.
 local refused = {}
 local accepted = {}
@@ -16,10 +17,7 @@ for at = 7, #ARGV, 3 do
   local key = ARGV[2] .. id
   local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
-    redis.call('DEL', key)
-    if task[4] then
-      redis.call('UNLINK', ARGV[6] .. task[4])
-    end
+    drop(key, ARGV[6], task[4])
     accepted[#accepted + 1] = id
     local inbox = inboxes[task[3]]
     if not inbox then
@@ -36,6 +34,17 @@ if #accepted > 0 then
   redis.call('SREM', KEYS[1], unpack(accepted))
 end
 for client, outcomes in pairs(inboxes) do
-  deliver(ARGV[3] .. client, ARGV[4] .. client, ARGV[5] .. client, outcomes)
+  local lease = deliver(ARGV[3] .. client, ARGV[4] .. client, ARGV[5] .. client, outcomes)
+  for at = 2, #outcomes, 2 do
+    local tag = string.sub(outcomes[at], 1, 1)
+    if tag == 'f' or tag == 'e' then
+      local blob = ARGV[6] .. string.sub(outcomes[at], 2)
+      if lease then
+        redis.call('PEXPIRE', blob, lease)
+      else
+        redis.call('UNLINK', blob)
+      end
+    end
+  end
 end
 return refused

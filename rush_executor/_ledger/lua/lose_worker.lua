@@ -8,9 +8,11 @@
 -- Row: running, worker lost -> queued (charged or not) | failed.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
+-- A task whose client is gone does not go back, it is dropped.
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
   return {-1, -1}
 end
+local is_there = client_check(ARGV[6])
 local ranked = {}
 local failed = 0
 for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -21,12 +23,11 @@ for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     if ARGV[2] == '*' or ARGV[2] == id then
       losses = losses + 1
     end
-    if losses > tonumber(task[4]) then
-      redis.call('DEL', key)
-      if task[6] then
-        redis.call('UNLINK', ARGV[9] .. task[6])
-      end
-      local client = task[5]
+    local client = task[5]
+    if not is_there(client) then
+      drop(key, ARGV[9], task[6])
+    elseif losses > tonumber(task[4]) then
+      drop(key, ARGV[9], task[6])
       deliver(ARGV[6] .. client, ARGV[7] .. client, ARGV[8] .. client, {id, 'L' .. losses .. ' ' .. ARGV[4]})
       failed = failed + 1
     else

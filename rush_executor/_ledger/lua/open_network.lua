@@ -1,19 +1,15 @@
 -- Purpose: a client joins a network, or creates it.
 -- KEYS: 1 network, 2 client_ids, 3 client:<client>, 4 queued_tasks
 -- ARGV: 1 client id, 2 epoch to use if the network is new, 3 lease in ms, 4 initializer ('' for none),
---       5-9 key prefixes of client:, inbox:, client_bell:, functions:, task:
+--       5-10 key prefixes of client:, inbox:, client_bell:, functions:, task:, blob:
 -- Returns: {epoch, creator's client id, broken ('' if not)}
 -- Row: none (no task changes state). Sent twice: the second finds the network of the first and answers the same.
 -- A network whose clients are all gone is a leftover: its queue is emptied and it gets a new epoch.
-for _, id in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  if redis.call('EXISTS', ARGV[5] .. id) == 0 then
-    redis.call('SREM', KEYS[2], id)
-    redis.call('DEL', ARGV[6] .. id, ARGV[7] .. id, ARGV[8] .. id)
-  end
-end
+clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
 if redis.call('SCARD', KEYS[2]) == 0 then
   for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
-    redis.call('DEL', ARGV[9] .. id)
+    local key = ARGV[9] .. id
+    drop(key, ARGV[10], redis.call('HGET', key, 'blob'))
   end
   redis.call('DEL', KEYS[1], KEYS[4])
   redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'creator', ARGV[1], 'initializer', ARGV[4])

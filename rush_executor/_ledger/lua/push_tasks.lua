@@ -6,7 +6,8 @@
 -- Row: - push -> queued.
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
 -- Sent twice: batches of a client are numbered and come in order, so a number that has been seen is answered with 0,
--- even if its tasks have been run and delivered since.
+-- even if its tasks have been run and delivered since. A client that starts again in the middle of a push writes the
+-- blobs again, which gives them a TTL: they are put right as well.
 -- A rank is priority first, then order of submission: 2^40 submissions, 4095 priorities each way, all exact in a double.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that this client opened')
@@ -15,10 +16,20 @@ local pushed = redis.call('HGET', KEYS[2], 'pushed')
 if not pushed then
   return redis.error_reply('NETWORKGONE the record of this client is gone')
 end
+local n = (#ARGV - 5) / 5
 if tonumber(ARGV[3]) <= tonumber(pushed) then
+  for at = 5, 5 * n, 5 do
+    local blob = ARGV[at + 5]
+    if blob ~= '' then
+      if redis.call('EXISTS', ARGV[4] .. ARGV[at + 1]) == 1 then
+        redis.call('PERSIST', ARGV[5] .. blob)
+      else
+        redis.call('UNLINK', ARGV[5] .. blob)
+      end
+    end
+  end
   return 0
 end
-local n = (#ARGV - 5) / 5
 local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
 local ranked = {}
 for i = 1, n do

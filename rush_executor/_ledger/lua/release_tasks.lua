@@ -1,27 +1,35 @@
 -- Purpose: a worker gives back tasks that it has claimed and not started.
 -- KEYS: 1 running_tasks:<worker>, 2 queued_tasks, 3 bell, 4 worker_ids
--- ARGV: 1 worker id, 2 prefix of task:, then for each task: id, attempt
+-- ARGV: 1 worker id, 2-4 prefixes of task:, client:, blob:, then for each task: id, attempt
 -- Returns: how many went back
 -- Row: running release -> queued, uncharged, at the place in the queue that the task had.
 -- Loser: what the worker does not hold (any more) is passed over.
 -- Sent twice: the first has taken the worker's name off the task, so the second passes it over.
-local released = {}
+-- A task whose client is gone does not go back, it is dropped.
+local is_there = client_check(ARGV[3])
+local taken = {}
 local ranked = {}
-for at = 3, #ARGV, 2 do
+for at = 5, #ARGV, 2 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
-  local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank')
+  local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank', 'client', 'blob')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
-    redis.call('HSET', key, 'state', 'queued')
-    redis.call('HDEL', key, 'worker')
-    released[#released + 1] = id
-    ranked[#ranked + 1] = task[3]
-    ranked[#ranked + 1] = id
+    taken[#taken + 1] = id
+    if is_there(task[4]) then
+      redis.call('HSET', key, 'state', 'queued')
+      redis.call('HDEL', key, 'worker')
+      ranked[#ranked + 1] = task[3]
+      ranked[#ranked + 1] = id
+    else
+      drop(key, ARGV[4], task[5])
+    end
   end
 end
-if #released > 0 then
-  redis.call('SREM', KEYS[1], unpack(released))
-  redis.call('ZADD', KEYS[2], unpack(ranked))
-  ring(KEYS[3], KEYS[4], #released)
+if #taken > 0 then
+  redis.call('SREM', KEYS[1], unpack(taken))
 end
-return #released
+if #ranked > 0 then
+  redis.call('ZADD', KEYS[2], unpack(ranked))
+  ring(KEYS[3], KEYS[4], #ranked / 2)
+end
+return #ranked / 2

@@ -5,7 +5,7 @@ Tests that need a real `__main__`, or classes that are not already known on the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rush_executor._payload import ChunkResult, Decoder, EncodedFunction, Encoder, run_chunk
 
@@ -49,8 +49,10 @@ class Sides:
             else:
                 body = self.decoder.encode_result(TASK, call.fn(*call.args, **call.kwargs))
         except BaseException as exc:
-            raise self.encoder.decode_failure(TASK, self.decoder.encode_failure(TASK, exc, trim=1)) from None
-        return self.encoder.decode_outcome(TASK, "finished", body)
+            failed = self.decoder.encode_failure(TASK, exc, trim=1)
+        else:
+            return self.encoder.decode_outcome(TASK, "finished", body)
+        raise self.encoder.decode_failure(TASK, failed)
 
     def call(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
         """A call there and back."""
@@ -135,7 +137,7 @@ class Accumulator:
 class Bomb:
     """Notes in `exploded` that it was unpickled."""
 
-    exploded: list[str] = []
+    exploded: ClassVar[list[str]] = []
 
     def __init__(self, label: str) -> None:
         self.label = label

@@ -57,7 +57,7 @@ def local() -> Any:
         module("class f:\n    def __new__(cls): return 1")["f"],
         functools.partial(support.same, 1),
         functools.partial(lambda value: value, 1),
-        Accumulator().__call__.__get__(1) if False else functools.partial(Accumulator(), 1),
+        functools.partial(Accumulator(), 1),
     ],
 )
 def test_others_go_by_value(fn: Any) -> None:
@@ -149,6 +149,32 @@ def test_digest_tells_closures_apart() -> None:
     assert encoder.encode_function(fn).digest != first.digest
 
 
+def test_digest_is_stable() -> None:
+    """Neither running a function nor sending it changes its digest: its state in the workers hangs on that."""
+    main = module(
+        "import dataclasses, abc, enum, functools\n"
+        "names = {'b', 'a', 'c'}\n"
+        "@dataclasses.dataclass\n"
+        "class Point:\n    x: int = 0\n    def norm(self) -> float: return abs(self.x)\n"
+        "class Base(abc.ABC):\n    @abc.abstractmethod\n    def f(self): ...\n"
+        "class Child(Base):\n    def f(self): return super().__init__()\n"
+        "class Color(enum.Enum):\n    RED = 1\n"
+        "@functools.cache\n"
+        "def helper(n: int) -> int: return n if n < 2 else helper(n - 1)\n"
+        "def task(n=3):\n"
+        "    Child().f(), isinstance(1, Base), Color.RED.name, Point.__annotations__, task.__annotations__\n"
+        "    return helper(n) + Point(n).norm() + len(names)\n"
+    )
+    sides = Sides()
+    digests = set()
+    for n in range(60):
+        main["task"](n)
+        digests.add(sides.encoder.encode_function(main["task"]).digest)
+        if n % 20 == 0:
+            sides.call(main["task"], n)
+    assert len(digests) == 1
+
+
 def test_body_is_fetched_once() -> None:
     """A worker fetches and unpickles a function once, however many tasks call it."""
     sides = Sides()
@@ -170,7 +196,7 @@ def test_bodies_are_apart_by_client() -> None:
     assert sides.run(payload, "b") == [1]
 
 
-@pytest.mark.parametrize("make", [lambda: Accumulator(), lambda: Accumulator().add, lambda: functools.partial(Accumulator())])
+@pytest.mark.parametrize("make", [Accumulator, lambda: Accumulator().add, lambda: functools.partial(Accumulator())])
 def test_state_of_callables_is_an_argument(make: Any) -> None:
     """Callable objects, bound methods and partials come fresh to each task; their body is fetched once."""
     sides = Sides()

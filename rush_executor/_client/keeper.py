@@ -1,0 +1,34 @@
+"""Whoever keeps the workers that belong to a client, as the client sees it: it does not know how that is done."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["NoWorkers", "WorkerKeeper"]
+
+
+class NoWorkers(Exception):
+    """A keeper cannot get workers to run, and has given up; the message says why."""
+
+
+class WorkerKeeper(Protocol):
+    """Whoever keeps workers for a session."""
+
+    def check(self) -> str | None:
+        """Looks after the workers; called about once a second.
+
+        Returns:
+            Id of an agent that has died since the last look, if one has, and been replaced.
+
+        Raises:
+            NoWorkers: It cannot be replaced. Raised once.
+        """
+
+    def stop(self, *, now: bool) -> None:
+        """Ends the workers: after what they run, or now."""
+
+    def close(self) -> None:
+        """Ends what the ledger itself lived on, if it was private. Nothing is sent any more."""
+
+    def disown(self) -> None:
+        """In a forked child: lets go of what is the parent's."""

@@ -1,0 +1,112 @@
+"""Every file of `examples/` runs as a newcomer would run it: by its path, from wherever they are.
+
+A new example is found and run; `ARGUMENTS` makes one quick, `CLAIMS` says what it must print.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.acceptance.programs import DEADLINE_S, REPOSITORY, Terminal, environment
+
+EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
+QUICKSTART = REPOSITORY / "examples" / "quickstart.py"
+
+ARGUMENTS = {"quickstart.py": ["--files", "12", "--workers", "2"]}
+CLAIMS = {
+    "quickstart.py": [
+        r"one process  25 % 50 % 75 % 100 %\n",
+        r"workers      25 % 50 % 75 % 100 %\n",
+        r"Read     12 files, [\d,]+ lines, [\d,]+ functions",
+        r"Killed   worker \d+ by SIGKILL, half way through, (in the middle of \S+: worker \d+ did|when it had)",
+        r"Time     \d+\.\d\d s in one process, \d+\.\d\d s with workers",
+        r"Result   nothing lost: 12 of 12 reports, all equal",
+    ],
+    "exceptions.py": [
+        r"10 x apple: 3\.50\n",
+        r"10 x fig: we have no 'fig'\n",
+        r"10 x quince: quince has no price, but 'ask', because could not convert string to float: 'ask'\n",
+        r"in the worker: raise PriceError\(fruit, price\) from error\n",
+        # The user's lines stand in the traceback itself, not only in the text that the worker sent along.
+        r"(?s)in result\n.*, in cost\n    raise PriceError\(fruit, price\) from error\n(?!.*, in )",
+        # The worker's and this package's own frames do not.
+        r'(?s)\A(?!.*File "[^"]*rush_executor)',
+    ],
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_does_what_it_claims(path: Path, tmp_path: Path, eventually: Callable[..., object]) -> None:
+    """Exit code 0, its claims on stdout, nothing on stderr, no process and no file left; from another directory."""
+    mark = f"rush-test-{uuid.uuid4()}"
+    run = run_example(path, directory=tmp_path, EXAMPLE_MARK=mark, TMPDIR=str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    for claim in CLAIMS.get(path.name, []):
+        assert re.search(claim, run.stdout), f"{claim!r} is not in:\n{run.stdout}"
+    eventually(lambda: not processes_with(mark), deadline_s=2.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quickstart_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """With rich and a terminal there is a real progress bar."""
+    code, text = Terminal([sys.executable, str(QUICKSTART), "--files", "4"], directory=tmp_path).finish()
+    assert code == 0
+    assert text.count("━" * 40) >= 2
+    assert "nothing lost: 4 of 4" in text
+
+
+def test_quickstart_needs_no_rich(tmp_path: Path) -> None:
+    """The bar is a luxury: without rich, a terminal is shown what a file is shown."""
+    (tmp_path / "rich.py").write_text("raise ImportError('not here')")
+    text = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv[1:] = ['--files', '4']; "
+    text += f"runpy.run_path({str(QUICKSTART)!r}, run_name='__main__')"
+    code, text = Terminal([sys.executable, "-c", text], directory=tmp_path).finish()
+    assert code == 0
+    assert text.count(" 100 %\n") == 2
+
+
+def test_quickstart_tells_a_difference_by_its_exit_code(tmp_path: Path) -> None:
+    """A demonstration that could not fail would show nothing: with wrong results it does fail."""
+    honest = "return os.getpid(), analyse(file)"
+    source = QUICKSTART.read_text()
+    assert source.count(honest) == 1
+    forged = tmp_path / "quickstart.py"
+    forged.write_text(source.replace(honest, f"{honest}._replace(n_lines=-1)"))
+    run = run_example(forged, directory=tmp_path)
+    assert (run.returncode, run.stderr) == (1, "")
+    assert "WRONG    12 reports differ" in run.stdout
+
+
+def run_example(path: Path, *, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        # In development mode, what is left open, or is deprecated, is told on stderr.
+        [sys.executable, "-X", "dev", str(path), *ARGUMENTS.get(path.name, [])],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        env=environment(**variables),
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
+def processes_with(mark: str) -> list[psutil.Process]:
+    """Processes that have inherited this mark, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("EXAMPLE_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found

@@ -1,0 +1,214 @@
+"""push_tasks.lua: from nothing to queued."""
+
+from __future__ import annotations
+
+import pytest
+
+from rush_executor._config import HIGHEST_PRIORITY
+from rush_executor._ledger.connection import NetworkGone
+from tests.integration.rig import EPOCH, Rig
+
+# Submissions fill the lower 40 bits of a rank.
+_PRIORITY_STEP = 2**40
+
+
+def test_row(rig: Rig) -> None:
+    """- push -> queued: record and queue hold exactly this, and nothing else changes but two counters."""
+    client = rig.client()
+    before = rig.dump()
+    [first] = client.push(priority=0, max_retries=2)
+    [second] = client.push(priority=3, max_retries=0)
+    assert (first, second) == ("c1-1", "c1-2")
+    task = {"state": "queued", "client": "c1", "payload": "call"}
+    low, high = 1, 2 - 3 * _PRIORITY_STEP
+    assert rig.dump() == {
+        "network": {**before["network"], "sequence": "2"},
+        "client_ids": {"c1"},
+        "client:c1": {"lease": "600000", "pushed": "2", "trimmed": "0"},
+        "task:c1-1": {**task, "rank": str(low), "max_retries": "2"},
+        "task:c1-2": {**task, "rank": str(high), "max_retries": "0"},
+        "queued_tasks": [("c1-2", high), ("c1-1", low)],
+    }
+
+
+def test_order_of_a_batch(rig: Rig) -> None:
+    """Within one priority first come is first served, in a batch and over batches and clients."""
+    one, two = rig.client("c1"), rig.client("c2")
+    ids = [*one.push(300), *two.push(1), *one.push(500), *two.push(2)]
+    assert rig.queue() == ids
+
+
+def test_priorities_are_strict(rig: Rig) -> None:
+    """A higher priority comes before a lower one, whenever it was submitted; within one the order is kept."""
+    client = rig.client()
+    expected: list[tuple[int, int, str]] = []
+    for number, priority in enumerate([0, 5, -3, 5, 0, HIGHEST_PRIORITY, -HIGHEST_PRIORITY, -3, 1, HIGHEST_PRIORITY]):
+        expected += [(-priority, number, task) for task in client.push(2, priority=priority)]
+    assert rig.queue() == [task for _, _, task in sorted(expected, key=lambda row: row[:2])]
+
+
+@pytest.mark.parametrize("submitted", [0, 2**39, 2**40 - 10])
+@pytest.mark.parametrize("priority", [HIGHEST_PRIORITY, 1, 0, -1, -HIGHEST_PRIORITY])
+def test_ranks_are_exact(rig: Rig, submitted: int, priority: int) -> None:
+    """The rank is an exact integer at the ends of its range: neighbours stay apart and in order.
+
+    A double is exact up to 2^53; `%.14g`, which Lua uses when left to itself, is not.
+    """
+    client = rig.client()
+    rig.redis.hset(rig.keys.network, "sequence", submitted)
+    ids = client.push(8, priority=priority)
+    ranks = [submitted + i - priority * _PRIORITY_STEP for i in range(1, 9)]
+    queue = rig.redis.zrange(rig.keys.queued_tasks, 0, -1, withscores=True)
+    assert [(member.decode(), int(score)) for member, score in queue] == list(zip(ids, ranks, strict=True))
+    assert [int(rig.dump()[f"task:{task}"]["rank"]) for task in ids] == ranks
+    worker = rig.worker()
+    assert [claim.task_id for claim in worker.claim(8)] == ids
+    rig.agent().lose(worker)
+    assert rig.queue() == ids, "the rank survives the way through a claim"
+
+
+def test_neighbouring_priorities_never_mix(rig: Rig) -> None:
+    """The last possible submission of a priority still comes before the first one of the next lower priority."""
+    client = rig.client()
+    late: list[str] = []
+    early: list[str] = []
+    for priority in (HIGHEST_PRIORITY, 0, -HIGHEST_PRIORITY + 1):
+        rig.redis.hset(rig.keys.network, "sequence", 2**40 - 3)
+        late = client.push(2, priority=priority)
+        rig.redis.hset(rig.keys.network, "sequence", 0)
+        early = client.push(1, priority=priority - 1)
+        queue = rig.queue()
+        assert queue.index(late[0]) + 1 == queue.index(late[1])
+        assert queue.index(late[1]) + 1 == queue.index(early[0])
+
+
+def test_loser_network_is_another(rig: Rig) -> None:
+    """A client that knows an older creation of the network is told, and nothing is queued."""
+    client = rig.client()
+    rig.redis.hset(rig.keys.network, "epoch", "epoch-2")
+    before = rig.dump()
+    with pytest.raises(NetworkGone):
+        client.push()
+    assert rig.dump() == before
+
+
+def test_loser_network_is_gone(rig: Rig) -> None:
+    """A client whose network was deleted is told."""
+    client = rig.client()
+    rig.redis.delete(rig.keys.network)
+    with pytest.raises(NetworkGone):
+        client.push()
+    assert rig.dump().keys() == {"client_ids", "client:c1"}
+
+
+def test_loser_record_is_gone(rig: Rig) -> None:
+    """A client whose record has expired is told: nobody would run its tasks."""
+    client = rig.client()
+    rig.redis.delete(rig.keys.client("c1"))
+    before = rig.dump()
+    with pytest.raises(NetworkGone):
+        client.push()
+    assert rig.dump() == before
+
+
+def test_sent_twice_late(rig: Rig) -> None:
+    """A batch that comes again after its tasks were run and delivered is not run again."""
+    client, worker = rig.client(), rig.worker()
+    ids = client.push(3)
+    [packets] = client.up_channel.sent[-1:]
+    worker.finish(worker.claim(3))
+    assert [task for task, _ in client.drain()] == ids
+    before = rig.dump()
+    assert rig.send_again(packets) == [[0]]
+    assert rig.dump() == before
+
+
+def test_sent_twice_after_a_cancel(rig: Rig) -> None:
+    """A batch that comes again does not bring back what was cancelled."""
+    client = rig.client()
+    ids = client.push(3)
+    [packets] = client.up_channel.sent[-1:]
+    assert client.uplink.cancel(ids[1:]) == [1, 1]
+    before = rig.dump()
+    assert rig.send_again(packets) == [[0]]
+    assert rig.dump() == before
+    assert rig.queue() == ids[:1]
+
+
+def test_an_older_batch_after_a_newer_one(rig: Rig) -> None:
+    """What an old connection still had in its pipe comes last, and changes nothing."""
+    client = rig.client()
+    client.push(2)
+    client.push(2)
+    older, newer = client.up_channel.sent[-2:]
+    before = rig.dump()
+    assert rig.send_again(older, newer, older) == [[0], [0], [0]]
+    assert rig.dump() == before
+
+
+def test_the_bell_has_a_token_for_each_task_but_not_more_than_workers(rig: Rig) -> None:
+    """No token without a worker, one for each task up to the number of workers, no matter how many batches."""
+    client = rig.client()
+    client.push(5)
+    assert "bell" not in rig.dump()
+    for number in range(3):
+        rig.worker(f"w{number}")
+    client.push(1)
+    assert rig.dump()["bell"] == ["1"]
+    client.push(1)
+    assert rig.dump()["bell"] == ["1"], "the first token still lies there: no worker is asleep"
+    client.push(2)
+    assert rig.dump()["bell"] == ["1"] * 2
+    client.push(400)
+    client.push(400)
+    assert rig.dump()["bell"] == ["1"] * 3
+
+
+def test_a_network_of_another_name_is_not_touched(rig: Rig) -> None:
+    """Two networks on one server share nothing, even if the name of one begins with that of the other."""
+    with Rig(rig.url, "rig2") as other:
+        rig.client().push(2)
+        before = rig.dump()
+        other.client().push(3)
+        worker = other.worker()
+        worker.finish(worker.claim(3))
+        assert rig.dump() == before
+        assert rig.worker().claim(5)
+        assert len(other.client().drain()) == 3
+        other.leave()
+        assert other.dump() == {}
+        assert len(rig.queue()) == 0
+
+
+def test_functions_travel_with_the_first_batch_that_needs_them(rig: Rig) -> None:
+    """Functions are there before the tasks that need them, live as long as the client, and can be taken back."""
+    client, worker = rig.client(), rig.worker()
+    client.send(client.tasks(1), [("digest-1", b"body-1"), ("digest-2", b"body-2")])
+    client.send(client.tasks(1), [("digest-3", b"body-3")])
+    assert rig.dump()["functions:c1"] == {f"digest-{i}": f"body-{i}" for i in (1, 2, 3)}
+    assert 0 < rig.ttl_ms(rig.keys.functions("c1")) <= 600_000
+    assert worker.ledger.function("c1", "digest-2") == b"body-2"
+    client.uplink.forget_functions(["digest-1", "digest-2"])
+    assert rig.dump()["functions:c1"] == {"digest-3": "body-3"}
+    with pytest.raises(KeyError):
+        worker.ledger.function("c1", "digest-2")
+    with pytest.raises(KeyError):
+        worker.ledger.function("c9", "digest-3")
+
+
+def test_payloads_are_bytes(rig: Rig) -> None:
+    """What is pushed is what is claimed, whatever the bytes."""
+    client, worker = rig.client(), rig.worker()
+    payloads = [bytes(range(256)) * 20, b"", b"\r\n$5\r\n", b"\xff\x00\xfe"]
+    for payload in payloads:
+        client.send(client.tasks(1, payload=payload))
+    claims = worker.claim(9)
+    assert [claim.payload for claim in claims] == payloads
+    for claim in claims:
+        worker.finish([claim], body=claim.payload)
+    assert [outcome for _, outcome in client.drain()] == [b"F" + payload for payload in payloads]
+
+
+def test_epoch_of_the_rig(rig: Rig) -> None:
+    """What these tests take for the epoch is it."""
+    assert rig.client().uplink.open_network("another", b"").epoch == EPOCH
