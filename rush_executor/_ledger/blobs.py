@@ -36,6 +36,9 @@ def write_blob(channel: Channel, keys: Keys, blob_id: str, payload: bytes, *, ch
     """
     key = keys.blob(blob_id)
     view = memoryview(payload)
+    # The TTL goes first, in one small packet: who is killed in the middle of a chunk leaves nothing without one. NX: a
+    # blob that is written again may be being read.
+    channel.call(pack(("HSETNX", key, "0", b"")), pack(("PEXPIRE", key, _UNLINKED_MS)))
     for number, start in enumerate(range(0, len(view), chunk_size)):
         channel.call(
             pack(("HSET", key, str(number), view[start : start + chunk_size])),

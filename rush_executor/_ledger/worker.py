@@ -66,6 +66,9 @@ class WorkerLedger:
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
         self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.client_bell(), k.blob()]
         self._wait = pack(("BLPOP", k.bell, str(BLOCK_S)))
+        # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
+        # the same blob: a new one would be refused with it, and nobody would delete it.
+        self._written: dict[tuple[str, int], str] = {}
 
     def register(self, agent_id: str, host: str, pid: int) -> None:
         """Joins the network: from now on this worker may claim.
@@ -96,6 +99,7 @@ class WorkerLedger:
         args: list[str | bytes | int] = [*self._claim_args, limit, *self._claim_prefixes]
         commands.append(evalsha("claim_tasks", self._claim_keys, args))
         replies = self._channel.call(*commands)
+        self._written.clear()
         refused = [raw.decode() for raw in replies[0]] if outcomes else []
         reply = replies[-1]
         claims = [
@@ -106,7 +110,9 @@ class WorkerLedger:
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Hands in outcomes; returns the ids of those that came too late."""
-        return [raw.decode() for raw in self._channel.call(self._finish(outcomes))[0]]
+        replies = self._channel.call(self._finish(outcomes))
+        self._written.clear()
+        return [raw.decode() for raw in replies[0]]
 
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back what was claimed and not started; returns how many went back."""
@@ -144,8 +150,11 @@ class WorkerLedger:
                 tag = FAILED_TAG if outcome.is_failure else FINISHED_TAG
                 args += (claim.task_id, claim.attempt, tag + body)
             else:
-                blob_id = new_id()
-                write_blob(self._channel, self._keys, blob_id, body)
+                blob_id = self._written.get((claim.task_id, claim.attempt))
+                if blob_id is None:
+                    blob_id = new_id()
+                    write_blob(self._channel, self._keys, blob_id, body)
+                    self._written[claim.task_id, claim.attempt] = blob_id
                 tag = FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG
                 args += (claim.task_id, claim.attempt, tag + blob_id.encode())
         return evalsha("finish_tasks", (self._running_key,), args)

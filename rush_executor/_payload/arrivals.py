@@ -90,9 +90,8 @@ class Arrivals:
             version = fingerprint(value)
             if slots.settle(name, version, value, old):
                 self._space.epoch += 1
-            elif slots.read(name) is not old:
-                # Nothing new: code that was put in place for the time of the load makes room again.
-                slots.write(name, old)
+            else:
+                self._take_back(slots, name, old, value)
             bindings.append(Binding(slots, name, version, value))
         self._offers.clear()
         return tuple(bindings)
@@ -102,10 +101,16 @@ class Arrivals:
 
         What is new under a new name stays where it is: no function that works refers to it.
         """
-        for (slots, name), (old, _) in self._offers.items():
+        for (slots, name), (old, value) in self._offers.items():
             if old is not MISSING:
-                slots.write(name, old)
+                self._take_back(slots, name, old, value)
         self._offers.clear()
+
+    @staticmethod
+    def _take_back(slots: Slots, name: str, old: Any, value: Any) -> None:
+        """Undoes what was put in place for the time of the load; what code has set meanwhile stays."""
+        if slots.read(name) is value and value is not old:
+            slots.write(name, old)
 
     def _offer(self, slots: Slots, name: str, current: Any, value: Any) -> bool:
         """Notes a shipped value; returns whether it is to be put in place already now."""

@@ -1,8 +1,8 @@
 """Functions under `functools.lru_cache`, `functools.cache` and `functools.cached_property`, sent by value.
 
 Knows these wrapper types. cloudpickle sends the first two by name, and in the worker there is no such name when the
-function is of `__main__`; the third holds a lock up to Python 3.11. A script whose helper or class uses one of them would
-not run. The cache itself stays at home: each worker fills its own. `CloudPickler` reduces here; `make_cached` and
+function is of `__main__`; the third holds a lock up to Python 3.11. A script whose helper or class uses one of them
+would not run. The cache itself stays at home: each worker fills its own. `CloudPickler` reduces here; `make_cached` and
 `restore_cached` are called by pickles.
 """
 

@@ -21,7 +21,8 @@ IN_CLIENT: Final = "in the client"
 IN_WORKER: Final = "in the worker"
 
 # Between our call of `load` and the user's code.
-_MACHINERY: Final = ("rush_executor._payload", "cloudpickle", "importlib", "_frozen_importlib", "pickle", "copyreg")
+_MACHINERY: Final = frozenset(("cloudpickle", "copyreg", "importlib", "pickle"))
+_ROOM: Final = __name__.rpartition(".")[0]
 
 
 def load_in_worker(
@@ -107,7 +108,7 @@ def _place_of(error: BaseException) -> str | None:
     while entry is not None:
         frame = entry.tb_frame
         module = str(frame.f_globals.get("__name__", ""))
-        if not module.startswith(_MACHINERY):
+        if not module.startswith(_ROOM) and module.partition(".")[0] not in _MACHINERY:
             return f"{module}.{frame.f_code.co_qualname}"
         entry = entry.tb_next
     return None

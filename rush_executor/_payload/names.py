@@ -54,4 +54,4 @@ def drop_frames(error: BaseException | None) -> None:
         if error is None:
             return
         traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ if error.__cause__ is not None else error.__context__

@@ -1,8 +1,8 @@
 """The pickler: cloudpickle's, with some additions. The only module that knows cloudpickle's inside for writing.
 
 Functions of `__mp_main__` go by value, as those of `__main__`; a function by value says from which namespace it comes;
-functions under functools' caches go by value too; read-only arrays arrive writable. All of it in a subclass: other users of
-cloudpickle in this process see nothing of it. Used for everything that `is_plain` does not take.
+functions under functools' caches go by value too; read-only arrays arrive writable. All of it in a subclass: other
+users of cloudpickle in this process see nothing of it. Used for everything that `is_plain` does not take.
 
 cloudpickle's private names that are used here and in `unpickler` are the same in 3.0 and 3.1; a test holds them.
 """

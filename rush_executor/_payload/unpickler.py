@@ -171,7 +171,8 @@ class _Homecoming:
         builtins = namespace.get("__builtins__")
         # cloudpickle would put the worker's values in the client's module, and its own builtins.
         _inside._function_setstate(function, (attributes, {**slot_state, "__globals__": {}}))  # noqa: SLF001
-        namespace["__builtins__"] = builtins
+        if builtins is not None:
+            namespace["__builtins__"] = builtins
 
     def restore_cached(self, wrapper: Any, state: Any) -> None:
         restore_cached(wrapper, state, self.function_setstate)

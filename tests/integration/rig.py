@@ -182,7 +182,11 @@ class Rig:
     def channel(self, url: str = "", *, reconnect_timeout_s: float = 10.0) -> Recorder:
         """A connection of its own to the server, or to what stands before it."""
         url = url or self.url
-        pool = self._pools.setdefault(url, open_pool(url))
+        if url not in self._pools:
+            self._pools[url] = open_pool(url)
+            # It counts those that were closed, too; a process of ours makes a handful, a test hundreds.
+            self._pools[url].max_connections = 1 << 20
+        pool = self._pools[url]
         channel = Recorder(pool, reconnect_timeout_s=reconnect_timeout_s)
         self._channels.append(channel)
         return channel

@@ -66,7 +66,7 @@ def test_a_leftover_gets_a_new_epoch(rig: Rig) -> None:
     dead.send(dead.tasks(1), [("digest", b"body")])
     worker = rig.worker()
     worker.finish(worker.claim())
-    rig.agent().lose(worker)
+    rig.agent().leave()
     rig.redis.delete(rig.keys.client("dead"))
     rig.forget(dead)
     client = rig.client("c1", is_open=False)
@@ -118,7 +118,7 @@ def test_retire_of_one(rig: Rig) -> None:
     client.send(client.tasks(1, priority=1), [("digest", b"body")])
     worker = rig.worker()
     worker.finish(worker.claim())
-    rig.agent().lose(worker)
+    rig.agent().leave()
     assert {"inbox:c1", "client_bell:c1", "functions:c1"} <= rig.dump().keys()
     client.leave()
     rig.forget(client)
@@ -141,7 +141,7 @@ def test_the_last_one_takes_the_network_with_it(rig: Rig) -> None:
     assert "bell" in rig.dump()
     client.leave()
     rig.forget(client)
-    assert rig.dump().keys() == {"worker_ids", "worker:w1", "agent_workers:a1"}
+    assert rig.dump().keys() == {"worker_ids", "worker:w1", "agent_workers:a1", "agent_ids"}
 
 
 def test_retire_sent_twice(rig: Rig) -> None:

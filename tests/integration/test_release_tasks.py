@@ -98,4 +98,4 @@ def test_of_a_dead_client(rig: Rig) -> None:
     client.leave()
     rig.forget(client)
     assert worker.ledger.release(claims) == 0
-    assert rig.dump().keys() == {"worker_ids", "worker:w1", "agent_workers:a1"}
+    assert rig.dump().keys() == {"worker_ids", "worker:w1", "agent_workers:a1", "agent_ids"}

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from rush_executor._payload.wire import BUFFERS, read_buffers, table_of
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import SECRET, TASK, Sides
+from tests.unit.payload.support import SECRET, TASK, Sides, patient
 
 
 def received(array: Any) -> Any:
@@ -66,6 +66,7 @@ def test_arrays_are_equal_and_writable(name: str) -> None:
             back[...] = back.flat[0]
 
 
+@patient
 @given(hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=3, max_side=5)), st.booleans())
 def test_any_array(array: Any, is_writable: bool) -> None:
     """Whatever the type and shape; NumPy is free to change the byte order to the machine's own."""

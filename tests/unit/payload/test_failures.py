@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from rush_executor._payload.failure import pack_failure
 from rush_executor.errors import PayloadError, RemoteError, RemoteTraceback, WorkerLostError
-from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides, raised
+from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides, patient, raised
 
 
 def carried(exc: BaseException) -> BaseException:
@@ -517,6 +517,7 @@ def test_without_traceback() -> None:
     assert "Plain: a" in text_of(back)
 
 
+@patient
 @given(st.binary(max_size=60))
 def test_damaged_failure(damage: bytes) -> None:
     """Whatever the bytes are, decode_failure returns an exception."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import CLIENT, TASK, Sides, module, redefine
+from tests.unit.payload.support import CLIENT, TASK, Sides, module, patient, redefine
 
 
 @pytest.mark.parametrize("first", ["", "model = None"])
@@ -130,6 +130,7 @@ def test_state_belongs_to_its_version() -> None:
     assert [sides.run(p) for p in (old, new, old, new, old)] == ["loaded", "client's", "loaded", "client's", "loaded"]
 
 
+@patient
 @given(st.lists(st.tuples(st.sampled_from("fgh"), st.integers(0, 3), st.integers(0, 3)), max_size=12), st.randoms())
 def test_every_task_sees_what_it_was_sent_with(submits: list[tuple[str, int, int]], order: random.Random) -> None:
     """For any history of changes and submits and any order of execution, as long as tasks change nothing."""
@@ -319,6 +320,18 @@ def test_reconstructor_uses_the_new_helper() -> None:
     assert sides.call(main["task"], main["Sent"]()) == 5
     redefine(main, "def helper(n): return -n")
     assert sides.call(main["task"], main["Sent"]()) == -5
+
+
+def test_reconstructor_may_change_globals() -> None:
+    """What such code sets in a global counts like what a task sets."""
+    main = module(
+        "n_built = 0\n"
+        "def rebuild():\n    global n_built\n    n_built += 1\n    return n_built\n"
+        "class Sent:\n    def __reduce__(self): return rebuild, ()\n"
+        "def task(x): return x, n_built\n"
+    )
+    sides = Sides()
+    assert [sides.call(main["task"], main["Sent"]()) for _ in range(3)] == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_home_client_is_not_forgotten() -> None:
