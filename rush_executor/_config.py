@@ -18,11 +18,13 @@ __all__ = [
     "DEFAULT_MAX_RETRIES",
     "HIGHEST_PRIORITY",
     "NetworkConfig",
+    "chosen_secret",
     "cpu_count",
     "default_network_id",
     "default_secret",
     "default_url",
     "redact",
+    "set_worker_environment",
     "worker_environment",
 ]
 
@@ -113,6 +115,24 @@ def worker_environment(n_workers: int, n_threads: int | None) -> Mapping[str, st
         else:
             environment.setdefault(name, str(max(1, cpu_count() // n_workers)))
     return environment
+
+
+def set_worker_environment(n_workers: int, n_threads: int | None) -> None:
+    """Gives this process, and so the workers that it forks, the environment of `worker_environment`."""
+    os.environ.update(worker_environment(n_workers, n_threads))
+
+
+def chosen_secret(secret: str | bytes | None) -> bytes | None:
+    """The secret that was given, or the one that the environment names.
+
+    Raises:
+        ValueError: The one that was given is empty, which would be no seal.
+    """
+    if secret is None:
+        return default_secret()
+    if not secret:
+        raise ValueError("secret must not be empty; leave it out for no seal")
+    return secret.encode() if isinstance(secret, str) else secret
 
 
 def redact(url: str) -> str:

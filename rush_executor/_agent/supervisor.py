@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
-from rush_executor._agent.workers import WorkerProcess, describe_exit, fork_worker, reap
+from rush_executor._agent.workers import WorkerProcess, describe_exit, fork_worker, kill, reap
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
 from rush_executor._ledger.client import retire_client
@@ -119,6 +119,7 @@ class Supervisor:
         self._watch = ExpiryWatch(self._pool, self._keys)
         self._network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
+        self._ready_pids: set[int] = set()
         self._losses: list[tuple[Loss, str]] = []
         self._n_failed_starts = 0
         self._last_failed_start = ""
@@ -131,7 +132,12 @@ class Supervisor:
         self._pause_s = _FIRST_PAUSE_S
 
     def run(self) -> None:
-        """Runs until the agent is to end; then no worker is left."""
+        """Runs until the agent is to end; then no worker is left.
+
+        Raises:
+            NetworkLostError: The server stayed away for longer than the grace; the workers have been ended.
+        """
+        lost: NetworkLostError | None = None
         wakeup_r, wakeup_w = os.pipe()
         os.set_blocking(wakeup_r, False)
         os.set_blocking(wakeup_w, False)
@@ -143,11 +149,16 @@ class Supervisor:
             while not self._is_finished():
                 self._step(wakeup_r)
         except NetworkLostError as error:
-            logger.warning("the agent gives up: %s", error)
+            lost = NetworkLostError(
+                f"the server did not answer for {self._settings.config.reconnect_timeout_s:g} s (reconnect_timeout): "
+                f"{error.__cause__}"
+            )
             self._kill_workers()
         except _OwnerGone:
             self._end_with_owner()
         self._depart()
+        if lost is not None:
+            raise lost
 
     def _step(self, wakeup_r: int) -> None:
         self._reap()
@@ -237,8 +248,12 @@ class Supervisor:
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
             exitcode = reap(worker.pid)
+            if worker.slot.is_ready() and worker.pid not in self._ready_pids:
+                self._ready_pids.add(worker.pid)
+                self._n_failed_starts = 0
             if exitcode is None:
                 continue
+            self._ready_pids.discard(worker.pid)
             del self._workers[worker.pid]
             guilty = worker.slot.current()
             if not guilty and worker.slot.is_ready() and exitcode not in _NO_TASKS_FAULT:
@@ -246,7 +261,7 @@ class Supervisor:
                 # of them; charging none would have it break over the same task for ever.
                 guilty = CHARGE_ALL
             if worker.slot.is_ready():
-                self._n_failed_starts = 0
+                pass
             elif exitcode == self._initializer_exit:
                 self._n_failed_starts = _MOST_FAILED_STARTS
             elif exitcode != 0 and not self._is_leaving:
@@ -305,7 +320,7 @@ class Supervisor:
 
     def _kill_workers(self) -> None:
         for pid in self._workers:
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
 
     def _end_with_owner(self) -> None:
         self._is_owner_gone = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 
-__all__ = ["WorkerProcess", "describe_exit", "fork_worker", "reap"]
+__all__ = ["WorkerProcess", "describe_exit", "fork_worker", "kill", "reap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,11 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
     agent_pid = os.getpid()
     pid = os.fork()
     if pid:
+        _lead_group(pid)
         return WorkerProcess(worker_id, pid, slot)
     code = 1
     try:
+        _lead_group(0)
         _die_with_parent(agent_pid)
         code = run(slot)
         _end_multiprocessing()
@@ -56,6 +59,21 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def kill(pid: int) -> None:
+    """Kills a worker, and the processes that its tasks have started."""
+    os.killpg(pid, signal.SIGKILL)
+
+
+def _lead_group(pid: int) -> None:
+    """Gives a worker a process group of its own.
+
+    A Ctrl-C at the agent's terminal is then the agent's alone, and a task that signals its group hits its own worker
+    and nobody else. Agent and worker both ask for it, so that it is done whoever comes first.
+    """
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, 0)
 
 
 def reap(pid: int) -> int | None:
@@ -75,9 +93,9 @@ def describe_exit(exitcode: int) -> str:
     try:
         name = signal.Signals(-exitcode).name
     except ValueError:
-        return f"killed by signal {-exitcode}"
+        return f"was killed by signal {-exitcode}"
     hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"killed by signal {-exitcode}, {name}{hint}"
+    return f"was killed by signal {-exitcode}, {name}{hint}"
 
 
 def _die_with_parent(agent_pid: int) -> None:

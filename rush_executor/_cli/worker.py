@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from rush_executor._config import (
     default_secret,
     default_url,
     redact,
-    worker_environment,
+    set_worker_environment,
 )
 
 __all__ = ["run_worker_command"]
@@ -42,7 +41,7 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
         if value is not None and value < 1:
             fail(f"{option} must be >= 1")
     # Read by numerical libraries when a task imports them, in processes forked from this one.
-    os.environ.update(worker_environment(n_workers, args.inner_max_num_threads))
+    set_worker_environment(n_workers, args.inner_max_num_threads)
 
     # After the environment is set, and not for a command line that is wrong.
     # ruff: noqa: PLC0415
@@ -50,7 +49,7 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
     from rush_executor._executor.agent_process import run_agent
     from rush_executor._ledger.connection import check_server
     from rush_executor._protocol.ids import new_id
-    from rush_executor.errors import ServerError
+    from rush_executor.errors import NetworkLostError, ServerError
 
     try:
         config = NetworkConfig(
@@ -67,7 +66,7 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
         run_agent(settings)
     except (ValueError, OSError) as error:
         fail(str(error))
-    except ServerError as error:
+    except (ServerError, NetworkLostError) as error:
         print(f"rush-executor: {error}", file=sys.stderr)
         return 1
     return 0

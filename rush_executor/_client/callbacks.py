@@ -49,6 +49,6 @@ class CallbackThread:
 
     def _run(self) -> None:
         while (future := self._futures.get()) is not None:
-            future.invoke_callbacks()
+            future._run_callbacks()
             # Not kept until the next one comes.
             del future

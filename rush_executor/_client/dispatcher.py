@@ -140,9 +140,9 @@ class Dispatcher:
         self._n_batches += 1
         digests = []
         for future, _ in parcels:
-            future.is_sent = True
-            if future.digest is not None:
-                digests.append(future.digest)
+            future._is_sent = True
+            if future._digest is not None:
+                digests.append(future._digest)
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
     def _send_batch(self) -> None:

@@ -27,18 +27,17 @@ class RushFuture(Future[Any]):
 
     Attributes:
         task_id: The task's id in the ledger.
-        name: Name of the function, for messages.
-        digest: Of the function, if it was sent by value.
-        is_sent: Whether the task has left this process.
     """
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         super().__init__()
         self._owner = owner
         self.task_id = task_id
-        self.name = name
-        self.digest = digest
-        self.is_sent = False
+        # The rest is this room's: the function's name for messages, its digest if it was sent by value, and whether the
+        # task has left this process.
+        self._name = name
+        self._digest = digest
+        self._is_sent = False
 
     def cancel(self) -> bool:
         """Cancels the task unless a worker has claimed it.
@@ -54,12 +53,12 @@ class RushFuture(Future[Any]):
         """Whether a worker has claimed the task: asks the ledger."""
         return not self.done() and self._owner.is_running(self)
 
-    def resolve_cancelled(self) -> None:
+    def _resolve_cancelled(self) -> None:
         """Puts the Future into its final cancelled state, which `wait` and `as_completed` see."""
         super().cancel()
         self.set_running_or_notify_cancel()
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""
         self._condition = threading.Condition()
         self._done_callbacks: list[Any] = []
@@ -68,6 +67,6 @@ class RushFuture(Future[Any]):
         if self._done_callbacks:
             self._owner.run_callbacks(self)
 
-    def invoke_callbacks(self) -> None:
+    def _run_callbacks(self) -> None:
         """Runs the callbacks, on this thread."""
         super()._invoke_callbacks()  # type: ignore[misc]

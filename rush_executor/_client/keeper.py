@@ -15,7 +15,7 @@ class WorkerKeeper(Protocol):
     """Whoever keeps workers for a session."""
 
     def check(self) -> str | None:
-        """Looks after the workers; called about once a second.
+        """Looks after the workers; called once or twice a second.
 
         Returns:
             Id of an agent that has died since the last look, if one has, and been replaced.

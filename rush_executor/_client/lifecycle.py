@@ -4,7 +4,7 @@ At exit, before the interpreter ends its threads, every session finishes what wa
 library's pools do; from then on no task is taken. In a forked child the sessions are the parent's: the child closes its
 copies of their connections and pipes, and whoever uses one there is told.
 
-The two lists below are state of the process, as exit and fork are events of the process; nothing else is kept here.
+The set below is state of the process, as exit and fork are events of the process; nothing else is kept here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["LiveSession", "has_interpreter_exited", "register"]
+__all__ = ["LiveSession", "register"]
 
 
 class LiveSession(Protocol):
@@ -28,7 +28,6 @@ class LiveSession(Protocol):
 
 
 _sessions: weakref.WeakSet[LiveSession] = weakref.WeakSet()
-_exited = threading.Event()
 
 
 def register(session: LiveSession) -> None:
@@ -36,13 +35,7 @@ def register(session: LiveSession) -> None:
     _sessions.add(session)
 
 
-def has_interpreter_exited() -> bool:
-    """Whether the interpreter is on its way out."""
-    return _exited.is_set()
-
-
 def _at_exit() -> None:
-    _exited.set()
     for session in list(_sessions):
         session.close_at_exit()
 
@@ -54,6 +47,6 @@ def _after_fork() -> None:
 
 
 # The hook that concurrent.futures' own pools use: atexit would come after the threads' end has begun.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]  # noqa: SLF001
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -24,7 +24,7 @@ def worker_lost_error(task_id: str, name: str, body: bytes) -> WorkerLostError:
     host = f"{loss.host} (this machine)" if loss.host == socket.gethostname() else loss.host
     return WorkerLostError(
         f"the worker that ran {name}() died, {times}: task {task_id}, last on worker {loss.worker_id} (process "
-        f"{loss.pid} on {host}), which was {loss.reason}. If the crash is not the task's fault, raise max_retries.",
+        f"{loss.pid} on {host}), which {loss.reason}. If the crash is not the task's fault, raise max_retries.",
         task_id=task_id,
         worker_id=loss.worker_id,
         host=loss.host,

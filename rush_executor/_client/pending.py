@@ -40,15 +40,15 @@ class PendingFutures:
 
     def add(self, future: RushFuture, function_body: bytes | None) -> None:
         """A task was submitted; its function, if it is sent by value, is needed from now on."""
-        if future.digest is not None and function_body is not None:
-            self._shelf.hold(future.digest, function_body)
+        if future._digest is not None and function_body is not None:
+            self._shelf.hold(future._digest, function_body)
         self._futures[future.task_id] = future
 
     def take(self, task_id: str) -> RushFuture | None:
         """Takes a Future out, to resolve it; None when somebody else has."""
         future = self._futures.pop(task_id, None)
-        if future is not None and future.digest is not None:
-            self._shelf.release(future.digest)
+        if future is not None and future._digest is not None:
+            self._shelf.release(future._digest)
         return future
 
     def all(self) -> list[RushFuture]:
@@ -65,12 +65,12 @@ class PendingFutures:
         """Resolves every Future as cancelled."""
         for future in self.all():
             if self.take(future.task_id) is not None:
-                future.resolve_cancelled()
+                future._resolve_cancelled()
 
     def disown(self, make_error: Callable[[], BaseException]) -> None:
         """In a forked child: fails the Futures that were inherited."""
         for future in self.all():
-            future.disown()
+            future._disown()
             future.set_exception(make_error())
         self._futures.clear()
 
@@ -93,11 +93,11 @@ class PendingFutures:
     def _set_outcome(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
         task_id = future.task_id
         if tag == CANCELLED_TAG:
-            future.resolve_cancelled()
+            future._resolve_cancelled()
         elif body is None:
             future.set_exception(PayloadError(f"the outcome of task {task_id} is gone from the server"))
         elif tag == LOST_TAG:
-            future.set_exception(worker_lost_error(task_id, future.name, body))
+            future.set_exception(worker_lost_error(task_id, future._name, body))
         elif tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
             try:
                 value = self._encoder.decode_outcome(task_id, "finished", body)

@@ -35,7 +35,7 @@ from rush_executor._client.shelf import FunctionShelf
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
-from rush_executor._ledger.client import Downlink, Uplink
+from rush_executor._ledger.client import CancelReply, Downlink, Uplink
 from rush_executor._ledger.connection import Channel, NetworkGone, Refused, open_pool
 from rush_executor._payload import EncodedFunction, Encoder
 from rush_executor._protocol.ids import new_id, task_id
@@ -54,6 +54,8 @@ _futures_logger = logging.getLogger("concurrent.futures")
 _BURST_GAP_S: Final = 0.001
 _CANCEL_BATCH: Final = 500
 _TICK_S: Final = 0.5
+# A worker gives back what it has not started when a task keeps it for longer than expected; see `_worker/courier.py`.
+_HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
 
 
 class Session:
@@ -90,6 +92,7 @@ class Session:
         self._why_closed = ""
         self._is_lost = False
         self._is_aborted = False
+        self._has_left = False
         self._channels = [self._open_channel() for _ in range(3)]
         lease_ms = int(config.client_lease_s * 1000)
         self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)
@@ -159,15 +162,15 @@ class Session:
         blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
         parcel = Parcel(future, NewTask(task, payload, options, blob_id))
         now = time.monotonic()
-        with self._lock:
-            self._check_open()
-            is_lone = not self._pending or now - self._last_submit_at > _BURST_GAP_S
-            self._pending.add(future, function.body)
-        self._last_submit_at = now
         try:
+            with self._lock:
+                self._check_open()
+                is_lone = not self._pending or now - self._last_submit_at > _BURST_GAP_S
+                self._pending.add(future, function.body)
+            self._last_submit_at = now
             self._dispatcher.send(parcel, is_lone=is_lone)
         except BaseException:
-            if not future.is_sent:
+            if not future._is_sent:
                 # Ctrl-C, and nobody has it: nothing may wait for it.
                 self._pending.take(task)
             raise
@@ -188,11 +191,11 @@ class Session:
             self.cancel_all(self._pending.all())
         if abort:
             self._pending.cancel_all()
-        with contextlib.suppress(NetworkLostError, NetworkGone, Refused):
-            # The listener may be in its bell: ring, so that it sees that it is done.
-            if not self._is_lost and self._listener.thread.is_alive():
-                with self._dispatcher.lock:
-                    self._uplink.ring()
+        # The listener may be in its bell: ring, so that it sees that it is done. Not after it has left: the bell would
+        # stay at the server for ever, or the server be gone and waited for.
+        with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
+            if not self._is_lost and not self._has_left:
+                self._uplink.ring()
 
     def forget(self) -> None:
         """As `shut_down`, for an executor that nobody refers to any more.
@@ -224,18 +227,24 @@ class Session:
     def cancel(self, future: RushFuture) -> bool:
         """Takes the task back, if no worker has it."""
         try:
-            [is_taken_back] = self._cancel_batch([future])
+            [reply] = self._cancel_batch([future])
+            for pause_s in _HELD_PAUSES_S:
+                if reply is not CancelReply.HELD:
+                    break
+                # Claimed in a batch: it is being run, or in a few milliseconds it has been, or is queued again.
+                time.sleep(pause_s)
+                [reply] = self._cancel_batch([future])
         except (NetworkLostError, NetworkGone, Refused):
             return False
-        if is_taken_back is not None:
-            return is_taken_back
+        if reply is not CancelReply.GONE:
+            return reply is CancelReply.CANCELLED
         # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future.
         concurrent.futures.wait([future], timeout=self._config.reconnect_timeout_s)
         return future.cancelled()
 
     def is_running(self, future: RushFuture) -> bool:
         """Whether a worker has the task."""
-        if not future.is_sent:
+        if not future._is_sent:
             return False
         try:
             with self._dispatcher.lock:
@@ -324,7 +333,7 @@ class Session:
         return self._is_lost or (bool(self._why_closed) and not self._pending)
 
     def _tick(self) -> None:
-        """What the listener does on the side, about once a second."""
+        """What the listener does on the side, at most twice a second."""
         now = time.monotonic()
         if now < self._next_tick_at:
             return
@@ -361,31 +370,38 @@ class Session:
         self._keeper.stop(now=self._is_aborted or self._is_lost)
 
     def _leave_network(self) -> None:
-        with contextlib.suppress(NetworkLostError, NetworkGone):
-            if not self._is_lost:
-                self._uplink.retire()
-        for channel in self._channels:
-            channel.close()
+        with self._dispatcher.lock:
+            self._has_left = True
+            try:
+                if not self._is_lost:
+                    self._uplink.retire()
+            except (NetworkLostError, NetworkGone):
+                logger.debug("the server is gone, and what it kept for this client with it", exc_info=True)
+            # Nobody is to wait for the server from here on; a private one ends in a moment.
+            self._stopping.set()
+            for channel in self._channels:
+                channel.close()
 
     # Small things.
 
     def _open_channel(self) -> Channel:
         return Channel(self._pool, reconnect_timeout_s=self._config.reconnect_timeout_s, stopping=self._stopping)
 
-    def _cancel_batch(self, futures: list[RushFuture]) -> list[bool | None]:
-        """Cancels what no worker has claimed: True, or False for what runs; None for what has ended meanwhile."""
+    def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:
+        """Cancels those of these Futures that no worker has claimed."""
         # All under the lock: what is found unsent here must be cancelled before the dispatcher looks at it.
         with self._dispatcher.lock:
-            sent = [future.task_id for future in futures if future.is_sent]
+            sent = [future.task_id for future in futures if future._is_sent]
             replies = dict(zip(sent, self._uplink.cancel(sent) if sent else [], strict=True))
-            verdicts: list[bool | None] = []
+            verdicts = []
             for future in futures:
-                reply = replies.get(future.task_id, 1)
-                if reply == 1 and self._pending.take(future.task_id) is not None:
-                    future.resolve_cancelled()
-                    verdicts.append(True)
-                else:
-                    verdicts.append(False if reply == 0 else None)
+                reply = replies.get(future.task_id, CancelReply.CANCELLED)
+                if reply is CancelReply.CANCELLED:
+                    if self._pending.take(future.task_id) is None:
+                        reply = CancelReply.GONE
+                    else:
+                        future._resolve_cancelled()
+                verdicts.append(reply)
             return verdicts
 
     def _check_open(self) -> None:

@@ -7,6 +7,7 @@ has loaded; from a warm agent a worker costs milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
@@ -17,6 +18,7 @@ from rush_executor._agent.supervisor import AgentSettings, Supervisor
 from rush_executor._ledger.agent import NetworkRecord
 from rush_executor._protocol.slots import Slot
 from rush_executor._worker.main import EXIT_INITIALIZER, WorkerSettings, run_worker
+from rush_executor.errors import NetworkLostError
 
 __all__ = ["main", "run_agent"]
 
@@ -29,11 +31,17 @@ def main(owner_fd: int) -> None:
     """
     with os.fdopen(os.dup(owner_fd), "rb", buffering=0) as pipe:
         settings: AgentSettings = pickle.load(pipe)  # noqa: S301 - from the process that started this one
-    run_agent(replace(settings, owner_fd=owner_fd))
+    with contextlib.suppress(NetworkLostError):
+        # The owner's own connections tell it so.
+        run_agent(replace(settings, owner_fd=owner_fd))
 
 
 def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = None) -> None:
-    """Runs an agent in this process, until it is told to leave."""
+    """Runs an agent in this process, until it is told to leave.
+
+    Raises:
+        NetworkLostError: The server stayed away for longer than the grace.
+    """
     # What is here now stays as long as the agent: no collection needs to look at it, and so to copy it, in a worker.
     gc.collect()
     gc.freeze()

@@ -15,8 +15,8 @@ from rush_executor._config import (
     DEFAULT_MAX_RETRIES,
     HIGHEST_PRIORITY,
     NetworkConfig,
+    chosen_secret,
     cpu_count,
-    default_secret,
     default_url,
     worker_environment,
 )
@@ -196,6 +196,7 @@ class RushExecutor(_TaskExecutor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._options = _checked_options(max_retries, 0, TaskOptions(DEFAULT_MAX_RETRIES, 0))
+        sealed_by = chosen_secret(secret)
         client_id = new_id()
         server = None
         if url is None:
@@ -208,7 +209,7 @@ class RushExecutor(_TaskExecutor):
             config = NetworkConfig(
                 url=url,
                 network_id=network_id or new_id(),
-                secret=secret.encode() if isinstance(secret, str) else secret or default_secret(),
+                secret=sealed_by,
                 reconnect_timeout_s=reconnect_timeout,
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,

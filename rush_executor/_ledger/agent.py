@@ -18,6 +18,7 @@ __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_networ
 
 # Guilty is everything that the worker held: nobody knows which task it was.
 CHARGE_ALL: Final = "*"
+_NO_SIGN_OF_LIFE: Final = "gave no sign of life any more, as its agent did not: its machine may be lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +125,19 @@ class Reaper:
         silent = {a for a, n in zip(agent_ids, alive, strict=True) if not n}
         dead = sorted(silent & self._suspects)
         self._suspects = silent - set(dead)
-        return [agent_id for agent_id in dead if self._reap(agent_id)]
+        return [agent_id for agent_id in dead if self._reap(agent_id, _NO_SIGN_OF_LIFE)]
 
     def bury(self, agent_id: str) -> None:
         """Reaps an agent whose process is known to have ended, whatever its heartbeat says."""
         self._channel.call(pack(("DEL", self._keys.heartbeat(agent_id))))
-        self._reap(agent_id)
+        self._reap(agent_id, "ended with its agent, whose process was killed")
 
-    def _reap(self, agent_id: str) -> bool:
+    def _reap(self, agent_id: str, reason: str) -> bool:
         k = self._keys
         for raw in self._channel.call(pack(("SMEMBERS", k.agent_workers(agent_id))))[0]:
             worker_id = raw.decode()
             host, pid = self._channel.call(pack(("HMGET", k.worker(worker_id), "host", "pid")))[0]
-            loss = Loss(
-                worker_id, (host or b"").decode(), int(pid or 0), None, "its agent gave no sign of life (machine lost?)"
-            )
+            loss = Loss(worker_id, (host or b"").decode(), int(pid or 0), None, reason)
             requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
             if requeued < 0:
                 return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final
 
 from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
@@ -16,7 +17,7 @@ from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import NewTask
 
-__all__ = ["Downlink", "OpenedNetwork", "Uplink", "retire_client"]
+__all__ = ["CancelReply", "Downlink", "OpenedNetwork", "Uplink", "retire_client"]
 
 # Outcomes read at once: 500 of the largest that stay in the record are 128 MB.
 _INBOX_BATCH: Final = 500
@@ -36,6 +37,17 @@ class OpenedNetwork:
     epoch: str
     creator: str
     broken: bytes
+
+
+class CancelReply(IntEnum):
+    """What became of the wish to cancel a task."""
+
+    # It has ended: its outcome is, or was, in the inbox.
+    GONE = -1
+    RUNNING = 0
+    CANCELLED = 1
+    # Claimed along with others. If it was not started, it is queued again in some milliseconds.
+    HELD = 2
 
 
 class Uplink:
@@ -110,11 +122,11 @@ class Uplink:
         """Deletes functions that no task of this client needs any more."""
         self._channel.call(pack(("HDEL", self._keys.functions(self._client_id), *digests)))
 
-    def cancel(self, task_ids: Sequence[str]) -> list[int]:
-        """Takes back tasks; for each 1 (cancelled), 0 (running) or -1 (its outcome is, or was, in the inbox)."""
+    def cancel(self, task_ids: Sequence[str]) -> list[CancelReply]:
+        """Takes back tasks that no worker has claimed."""
         args: list[str | bytes | int] = [self._keys.task(), self._keys.blob(), *task_ids]
-        replies: list[int] = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
-        return replies
+        replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
+        return [CancelReply(reply) for reply in replies]
 
     def state(self, task_id: str) -> str:
         """State of a task: ``queued``, ``running``, or empty when it has ended."""

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    NoPermissionError,
     NoScriptError,
     RedisError,
     ResponseError,
@@ -101,6 +102,11 @@ def check_server(url: str) -> None:
     pool = open_pool(url)
     try:
         info: Any = connect(pool).info("server")
+    except ResponseError as error:
+        if isinstance(error, NoPermissionError):
+            # It answers, and does not tell its version: the first command will show.
+            return
+        raise ServerError(f"the server at {redact(url)} does not let us in: {error}") from error
     except RedisError as error:
         raise ServerError(
             f"no server answers at {redact(url)}: {error}. Is the URL right, and may this machine reach it?"

@@ -20,7 +20,7 @@ __all__ = ["ExpiryWatch", "ensure_notifications"]
 
 logger = logging.getLogger(__name__)
 
-# K: events by key; x: expiry; l: lists, for those who watch an inbox or a queue from outside.
+# K: events by key; x: expiry; l: lists, for those who watch an inbox from outside.
 _NEEDED = "Klx"
 
 
@@ -57,7 +57,6 @@ class ExpiryWatch:
     Args:
         pool: Where the connection comes from.
         keys: Of the network.
-        db: Number of the database, as in the URL.
     """
 
     def __init__(self, pool: redis.ConnectionPool, keys: Keys) -> None:

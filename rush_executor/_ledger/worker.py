@@ -103,8 +103,8 @@ class WorkerLedger:
         refused = [raw.decode() for raw in replies[0]] if outcomes else []
         reply = replies[-1]
         claims = [
-            Claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode())
-            for i in range(1, len(reply), 4)
+            Claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4] == b"0")
+            for i in range(1, len(reply), 5)
         ]
         return Claimed(claims, reply[0], refused)
 

@@ -4,11 +4,11 @@
 |---|---|---|---|
 | `network` | hash | `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken` | last client |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network |
-| `client:<client>` | hash | `pushed` (last batch taken), `trimmed` (outcomes delivered); has a TTL, the client's lease | client |
+| `client:<client>` | hash | `pushed` (last batch taken), `trimmed` (outcomes delivered), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | list | outcomes that wait for the client: task id, outcome, task id, outcome, ... | client |
 | `client_bell:<client>` | list | at most one token: "look into your inbox" | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker` | finish, cancel |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `blob` | finish, cancel |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client |
 | `bell` | list | a token for each worker that may be asleep while tasks are queued | last client |
 | `worker_ids` | set | workers that have joined | worker's agent |

@@ -42,7 +42,8 @@ class TaskOptions(NamedTuple):
     """What a client may ask for one task.
 
     Attributes:
-        max_retries: How many lost workers the task survives; it runs at most ``max_retries + 1`` times.
+        max_retries: How many workers may be lost while they run the task. 0: it is run once at most. Otherwise a task
+            that has ended is run again, and that does not count, if its worker is lost before the outcome was told.
         priority: Higher runs earlier; within one priority the order is that of submission.
     """
 
@@ -74,12 +75,14 @@ class Claim(NamedTuple):
         attempt: The fencing token: rises with every claim of this task.
         payload: As in `NewTask`.
         blob_id: As in `NewTask`.
+        is_once: Whether the task must not be run again, whatever happens to its worker.
     """
 
     task_id: str
     attempt: int
     payload: bytes
     blob_id: str = ""
+    is_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,13 @@ class TaskLoop:
         outcome = self._run(claim)
         ended_at = time.perf_counter()
         self._pace.ran(key, ended_at - started_at)
+        if claim.is_once:
+            # Until the outcome is told this worker's death is the task's: otherwise it would be run a second time.
+            with self.lock:
+                _tell_refused(self._ledger.finish([outcome]))
+            self._slot.end()
+            return
+        self._slot.end()
         if not self.outcomes:
             self._oldest_outcome_at = ended_at
         self.outcomes.append(outcome)
@@ -162,7 +169,6 @@ class TaskLoop:
             body = decoder.encode_failure(task_id, error, trim=_OWN_FRAMES)
             is_failure = True
         _flush_streams()
-        self._slot.end()
         return Outcome(claim, is_failure, body)
 
     def _call(self, claim: Claim) -> bytes:

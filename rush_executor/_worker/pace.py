@@ -2,7 +2,8 @@
 
 Every claim is a round trip (about 0.1 ms), so short tasks are claimed by the handful; a task of unknown or long run
 time is claimed alone, so that nothing waits behind it and the next one in the queue can still be cancelled or taken by
-another worker. What decides is the measured run time of each function, in this worker.
+another worker. What decides is the run time of each function, measured in this worker: that of the function run last
+says how much to claim, and a function known to be long, or not known, is not started while anything waits behind it.
 """
 
 from __future__ import annotations

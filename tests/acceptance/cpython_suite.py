@@ -31,7 +31,16 @@ import psutil
 import rush_executor
 from rush_executor import RemoteTraceback, RushExecutor
 
-__all__ = ["ContextLike", "CpythonTests", "Difference", "Exclusion", "MissingTestsError", "PoolLike", "PoolMixin", "wait_until"]
+__all__ = [
+    "ContextLike",
+    "CpythonTests",
+    "Difference",
+    "Exclusion",
+    "MissingTestsError",
+    "PoolLike",
+    "PoolMixin",
+    "wait_until",
+]
 
 _HOME = "test.test_concurrent_futures"
 _SUBMODULES = (
@@ -87,6 +96,9 @@ class Difference(NamedTuple):
     since: tuple[int, int] = (3, 11)
 
 
+_NO_DIFFERENCE = Difference("")
+
+
 class CpythonTests:
     """CPython's executor tests, as this interpreter has them.
 
@@ -105,23 +117,23 @@ class CpythonTests:
         try:
             self.support = importlib.import_module("test.support")
             # None enables every resource: without them the slow tests (`walltime`) would be skipped. Decorators read
-            # it when the modules below are imported.
+            # it when the modules are imported.
             self.support.use_resources = None
             home = importlib.import_module(_HOME)
-            names = [f"{_HOME}.{name}" for name in _SUBMODULES] if hasattr(home, "__path__") else [_HOME]
-            self._modules = [importlib.import_module(name) for name in names]
+            if home.__file__ is None:
+                raise ModuleNotFoundError(f"{list(home.__path__)} is empty")
         except (ModuleNotFoundError, unittest.SkipTest) as why:
             version = ".".join(map(str, sys.version_info[:3]))
             raise MissingTestsError(
                 f"Python {version} ({sys.executable}) does not bring CPython's own executor tests, {_HOME}: {why}"
             ) from why
+        # From here on nothing may be missing: a suite that was renamed must not go unnoticed.
+        names = [f"{_HOME}.{name}" for name in _SUBMODULES] if hasattr(home, "__path__") else [_HOME]
+        self._modules = [importlib.import_module(name) for name in names]
 
     def find(self, name: str) -> Any:
-        """A class or module of the tests, by name."""
-        for module in self._modules:
-            if hasattr(module, name):
-                return getattr(module, name)
-        raise AttributeError(f"CPython's executor tests have no {name}")
+        """A class of the tests, by name."""
+        return getattr(self.module_of(name), name)
 
     def case(self, name: str, suite: type, *bases: type, **attributes: Any) -> type:
         """Makes a TestCase.
@@ -142,19 +154,20 @@ class CpythonTests:
     def unmatched(self) -> list[str]:
         """Entries of the tables that name no test, though this version of Python should have it."""
         entries = [*self._exclusions.items(), *self._differences.items()]
-        return sorted(
-            key for key, entry in entries if sys.version_info[:2] >= entry.since and key not in self._seen
-        )
+        return sorted(key for key, entry in entries if sys.version_info[:2] >= entry.since and key not in self._seen)
 
     def module_of(self, name: str) -> ModuleType:
         """The module that has a global of this name."""
-        return next(module for module in self._modules if hasattr(module, name))
+        for module in self._modules:
+            if hasattr(module, name):
+                return module
+        raise AttributeError(f"CPython's executor tests have no {name}")
 
     def _adapted(self, key: str, owner: type, test: Callable[..., None]) -> Callable[..., None]:
         self._seen.add(key)
         if key in self._exclusions:
             return unittest.skip(self._exclusions[key].reason)(test)
-        difference = self._differences.get(key, Difference("none"))
+        difference = self._differences.get(key, _NO_DIFFERENCE)
         module = sys.modules[owner.__module__]
 
         @functools.wraps(test)
@@ -188,8 +201,9 @@ class _RushMixin:
     def _run_script(self, option: str, script: str, **env_vars: str) -> Any:
         """`assert_python_ok` of CPython's test support, with RushExecutor for the pool that the script imports."""
         assert option == "-c"
-        pattern = r"from concurrent\.futures import (\w+Executor\w*|PoolLike)\b"
-        script, n_imports = re.subn(pattern, r"from rush_executor import RushExecutor as \1", script)
+        script, n_imports = re.subn(
+            r"from concurrent\.futures import (\w+)", r"from rush_executor import RushExecutor as \1", script
+        )
         assert n_imports == 1, f"the script does not import the executor as expected:\n{script}"
         # In isolated mode the script would not find a package that is not installed, as in a bare checkout.
         place = str(Path(rush_executor.__file__).parents[1])
@@ -208,8 +222,14 @@ class PoolLike(RushExecutor):
     def _processes(self) -> dict[int, _WorkerProcess]:
         """The workers, once all of them have been forked: the agent does so at its start, not on demand."""
         agent = psutil.Process(self._session._keeper._agent.pid)
-        wait_until(lambda: len(agent.children()) >= self._max_workers)
-        return {child.pid: _WorkerProcess(child.pid) for child in agent.children()}
+        workers: list[psutil.Process] = []
+
+        def are_all_there() -> bool:
+            workers[:] = agent.children()
+            return len(workers) >= self._max_workers
+
+        wait_until(are_all_there)
+        return {worker.pid: _WorkerProcess(worker.pid) for worker in workers}
 
     @property
     def _executor_manager_thread(self) -> Any:

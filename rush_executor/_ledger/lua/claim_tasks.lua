@@ -1,7 +1,7 @@
 -- Purpose: a worker takes tasks to run them.
 -- KEYS: 1 network, 2 queued_tasks, 3 running_tasks:<worker>, 4 worker_ids
 -- ARGV: 1 epoch, 2 worker id, 3 how many at most, 4 prefix of task:, 5 prefix of client:, 6 prefix of blob:
--- Returns: {how many are still queued, then for each task: id, attempt, payload, blob id}
+-- Returns: {how many are still queued, then for each task: id, attempt, payload, blob id, max_retries}
 -- Row: queued claim -> running.
 -- Loser: NETWORKGONE when the network is not the one that the worker was started for; WORKERGONE when the worker has
 --   been taken for lost: it must not run anything any more.
@@ -18,9 +18,10 @@ local reply = {0}
 local held = redis.call('SMEMBERS', KEYS[3])
 if #held > 0 then
   for _, id in ipairs(held) do
-    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob')
+    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob', 'max_retries')
     local at = #reply
-    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, task[1], task[2], task[3] or ''
+    reply[at + 1], reply[at + 2], reply[at + 3] = id, task[1], task[2]
+    reply[at + 4], reply[at + 5] = task[3] or '', task[4]
   end
   reply[1] = redis.call('ZCARD', KEYS[2])
   return reply
@@ -31,18 +32,20 @@ if queued == 0 then
 end
 local share = math.ceil(queued / redis.call('SCARD', KEYS[4]))
 local popped = redis.call('ZPOPMIN', KEYS[2], math.min(tonumber(ARGV[3]), share))
+local batch = #popped / 2
 local claimed = {}
 local is_there = client_check(ARGV[5])
 for i = 1, #popped, 2 do
   local id = popped[i]
   local key = ARGV[4] .. id
-  local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob')
+  local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob', 'max_retries')
   if task[1] then
     if is_there(task[1]) then
       local attempt = tonumber(task[3] or '0') + 1
-      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt)
+      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', batch)
       local at = #reply
-      reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, attempt, task[2], task[4] or ''
+      reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, task[2]
+      reply[at + 4], reply[at + 5] = task[4] or '', task[5]
       claimed[#claimed + 1] = id
     else
       drop(key, ARGV[6], task[4])
@@ -52,5 +55,5 @@ end
 if #claimed > 0 then
   redis.call('SADD', KEYS[3], unpack(claimed))
 end
-reply[1] = queued - #popped / 2
+reply[1] = queued - batch
 return reply
