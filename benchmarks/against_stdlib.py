@@ -90,6 +90,8 @@ class Sizes:
 
 QUICK = Sizes(n_rounds=3, n_noop=4_000, n_ms=400, n_trips=300, n_memory=20_000, idle_s=3.0)
 SECONDS_OF_TASK = 0.001
+# Share of the CPUs that others may use before the figures are called doubtful.
+QUIET = 0.1
 
 
 @contextlib.contextmanager
@@ -123,6 +125,7 @@ def measure_round(pool: str, n_workers: int, sizes: Sizes) -> Figures:
         executor.submit(noop, 0).result()
         figures["start_s"] = time.perf_counter() - began_at
         warm_up(executor)
+        others = OthersClock()
         figures["noop_per_s"], figures["noop_cpu_us"] = burst(executor, noop, 1, sizes.n_noop)
         figures["own_noop_per_s"], figures["own_noop_cpu_us"] = burst(executor, noop_of_this_script, 1, sizes.n_noop)
         for name, fn in (("sleep", sleep), ("spin", spin)):
@@ -130,6 +133,7 @@ def measure_round(pool: str, n_workers: int, sizes: Sizes) -> Figures:
             figures[f"{name}_per_s"] = per_s
             figures[f"{name}_efficiency"] = per_s * SECONDS_OF_TASK / n_workers
         figures["trip_p50_us"], figures["trip_p99_us"] = round_trips(executor, sizes.n_trips)
+        figures["others_share"] = others.share()
     return figures
 
 
@@ -181,6 +185,24 @@ class FamilyClock:
     def _read(self) -> dict[int, float]:
         me = psutil.Process()
         return {process.pid: cpu_time(process) for process in [me, *me.children(recursive=True)]}
+
+
+class OthersClock:
+    """How much of this machine's CPUs processes that are none of ours use, from now on: they spoil what is measured."""
+
+    def __init__(self) -> None:
+        self._began_at = time.perf_counter()
+        self._family = FamilyClock()
+        self._busy_s = self._read()
+
+    def share(self) -> float:
+        """Their share of all CPUs until now."""
+        busy_s = self._read() - self._busy_s - self._family.seconds()
+        return max(0.0, busy_s / (time.perf_counter() - self._began_at) / (os.cpu_count() or 1))
+
+    def _read(self) -> float:
+        times = psutil.cpu_times()
+        return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
 def cpu_time(process: psutil.Process) -> float:
@@ -237,6 +259,7 @@ class Row:
         bar: What is asked for, of the ratio, or of the RushExecutor's own figure where `is_absolute`; None: nothing.
         goal: What is hoped for.
         is_floor: Whether more is better.
+        is_absolute: See `bar`.
     """
 
     what: str
@@ -370,7 +393,12 @@ def main() -> int:
     began_at = time.perf_counter()
     rounds = measure(options.workers, sizes)
     verdicts = print_table(rounds)
-    print(f"\n{time.perf_counter() - began_at:.0f} s, load at the end {os.getloadavg()[0]:.1f}")
+    others = Spread([figures["others_share"] for pool in rounds.values() for figures in pool])
+    print(
+        f"\n{time.perf_counter() - began_at:.0f} s. Other processes had {others.text('{:.0%}')} of the CPUs meanwhile",
+        end="",
+    )
+    print("." if others.median < QUIET else ": this machine was not quiet enough for good figures.")
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "rounds": rounds, "bars": verdicts}, indent=1) + "\n")
     missed = [name for name, verdict in verdicts.items() if verdict["verdict"] == "MISSED"]

@@ -27,6 +27,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -41,7 +42,6 @@ N_ROUNDS = 5
 N_WARM_UP = 200
 CLIENTS = ("notification", "bell")
 CLAIMS = ("second trip", "same packet")
-STOP = b"stop"
 
 # Append to a list, and see to it that one token lies in its bell.
 PUT = (
@@ -83,7 +83,8 @@ def script(text: str, *keys: str, arg: str | bytes | int = "") -> bytes:
 
 
 def work(url: str, client: str, claiming: str) -> None:
-    """Claims, hands back what it has claimed, and waits for the next, until it is told to stop."""
+    """Claims, hands back what it has claimed, and waits for the next, until it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, which ends this process
     line = Line(url)
     put = PUT if client == "bell" else PUT_SILENTLY
     wait, claim = pack(("BLPOP", "bell", "0")), script(CLAIM, "queue")
@@ -94,8 +95,6 @@ def work(url: str, client: str, claiming: str) -> None:
             task = line.call(claim)[-1]
         else:
             task = line.call(*commands, claim)[-1]
-        if task == STOP:
-            return
         commands = [script(put, "inbox", "client_bell", arg=task), wait]
 
 
@@ -167,16 +166,18 @@ def measure(url: str, client: str, claiming: str, n_trips: int) -> tuple[float, 
     worker = multiprocessing.Process(target=work, args=(url, client, claiming), daemon=True)
     worker.start()
     times = []
-    for number in range(N_WARM_UP + n_trips):
-        task = b"%d" % number
-        inbox.begin()
-        began_at = time.perf_counter()
-        line.call(script(PUT, "queue", "bell", arg=task))
-        outcomes = inbox.end()
-        times.append(time.perf_counter() - began_at)
-        assert outcomes == [task]
-    line.call(script(PUT, "queue", "bell", arg=STOP))
-    worker.join()
+    try:
+        for number in range(N_WARM_UP + n_trips):
+            task = b"%d" % number
+            inbox.begin()
+            began_at = time.perf_counter()
+            line.call(script(PUT, "queue", "bell", arg=task))
+            outcomes = inbox.end()
+            times.append(time.perf_counter() - began_at)
+            assert outcomes == [task]
+    finally:
+        worker.terminate()
+        worker.join()
     times = sorted(times[N_WARM_UP:])
     return times[n_trips // 2] * 1e6, times[n_trips * 99 // 100] * 1e6
 

@@ -214,6 +214,7 @@ class Supervisor:
             return
         while len(self._workers) < self._settings.n_workers:
             worker_id = new_id()
+            self._ledger.announce_worker(worker_id)
 
             def run(slot: Slot, worker_id: str = worker_id, network: NetworkRecord = network) -> int:
                 self._become_worker()

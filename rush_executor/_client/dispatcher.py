@@ -12,6 +12,7 @@ The thread is started with the session and ended by `close`; it sleeps while the
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,31 @@ class _Batch(NamedTuple):
     functions: list[tuple[str, bytes]]
 
 
+class _Wakeup:
+    """An event that Ctrl-C cannot break.
+
+    `threading.Event` locks in Python code: KeyboardInterrupt can come when the lock is taken and the block that gives it
+    back not yet entered, and the next `set` would wait for ever. A queue written in C does it in one step.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        self._tokens.put(None)
+
+    def clear(self) -> None:
+        try:
+            while True:
+                self._tokens.get_nowait()
+        except queue.Empty:
+            pass
+
+    def wait(self) -> None:
+        """Waits for a `set`, and takes it away."""
+        self._tokens.get()
+
+
 class Dispatcher:
     """Sends tasks.
 
@@ -73,7 +99,7 @@ class Dispatcher:
         self._n_batches = 0
         self._is_asleep = False
         self._is_closed = False
-        self._wakeup = threading.Event()
+        self._wakeup = _Wakeup()
         self._thread = threading.Thread(target=self._run, name="rush-dispatcher", daemon=True)
 
     def start(self) -> None:
@@ -138,17 +164,16 @@ class Dispatcher:
         if not parcels:
             return None
         self._n_batches += 1
-        digests = []
-        for future, _ in parcels:
-            future._is_sent = True
-            if future._digest is not None:
-                digests.append(future._digest)
+        digests = [future._digest for future, _ in parcels if future._digest is not None]
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
     def _send_batch(self) -> None:
         batch = self._batch
         if batch is None:
             return
+        # Not before the batch is in its place, from where the thread sends it if this is broken off.
+        for future, _ in batch.parcels:
+            future._is_sent = True
         try:
             self._uplink.push(batch.number, [parcel.task for parcel in batch.parcels], batch.functions)
             if batch.functions:

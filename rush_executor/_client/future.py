@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 __all__ = ["FutureOwner", "RushFuture"]
+
+
+class _Condition(threading.Condition):
+    """A condition that Ctrl-C in a `result()` does not leave locked.
+
+    The standard one locks in a Python function: KeyboardInterrupt can come when the lock is taken and the `with` block
+    not yet entered, and the listener would wait for that lock for ever. Looked up as properties, the methods that `with`
+    calls are those of the lock, written in C: between them and the block nothing can come.
+    """
+
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))  # type: ignore[assignment]
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))  # type: ignore[assignment]
 
 
 class FutureOwner(Protocol):
@@ -31,6 +44,7 @@ class RushFuture(Future[Any]):
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         super().__init__()
+        self._condition = _Condition()
         self._owner = owner
         self.task_id = task_id
         # The rest is this room's: the function's name for messages, its digest if it was sent by value, and whether the
@@ -60,7 +74,7 @@ class RushFuture(Future[Any]):
 
     def _disown(self) -> None:
         """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""
-        self._condition = threading.Condition()
+        self._condition = _Condition()
         self._done_callbacks: list[Any] = []
 
     def _invoke_callbacks(self) -> None:

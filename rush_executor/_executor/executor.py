@@ -21,6 +21,7 @@ from rush_executor._config import (
     worker_environment,
 )
 from rush_executor._executor.crew import Crew
+from rush_executor._executor.ctrl_c import ctrl_c_held_back
 from rush_executor._executor.mapping import map_results
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
@@ -198,14 +199,16 @@ class RushExecutor(_TaskExecutor):
         self._options = _checked_options(max_retries, 0, TaskOptions(DEFAULT_MAX_RETRIES, 0))
         sealed_by = chosen_secret(secret)
         client_id = new_id()
-        server = None
-        if url is None:
-            server = EmbeddedServer.start()
-            url = server.url
-        else:
-            check_server(url)
-        crew = None
+        server: EmbeddedServer | None = None
+        crew: Crew | None = None
+        session: Session | None = None
         try:
+            if url is None:
+                with ctrl_c_held_back():
+                    server = EmbeddedServer.start()
+                url = server.url
+            else:
+                check_server(url)
             config = NetworkConfig(
                 url=url,
                 network_id=network_id or new_id(),
@@ -224,16 +227,17 @@ class RushExecutor(_TaskExecutor):
                 client_id=client_id,
             )
             environment = worker_environment(max(1, self._n_own_workers), inner_max_num_threads)
-            crew = Crew(agent if self._n_own_workers else None, environment, server)
+            with ctrl_c_held_back():
+                crew = Crew(agent if self._n_own_workers else None, environment, server)
             if server is not None:
                 server.wait_ready()
-            self._session = Session(config, encoder, sealed, client_id, crew)
+            with ctrl_c_held_back():
+                session = Session(config, encoder, sealed, client_id, crew)
         except BaseException:
-            if crew is not None:
-                crew.stop(now=True)
-            if server is not None:
-                server.stop()
+            with ctrl_c_held_back():
+                _clear_away(server, crew, session)
             raise
+        self._session = session
         self.network_id = config.network_id
         # An executor that nobody refers to any more finishes what was submitted, and ends.
         weakref.finalize(self, self._session.forget).atexit = False
@@ -257,6 +261,18 @@ class RushExecutor(_TaskExecutor):
 
     def __repr__(self) -> str:
         return f"<RushExecutor network={self.network_id!r} max_workers={self._n_own_workers}>"
+
+
+def _clear_away(server: EmbeddedServer | None, crew: Crew | None, session: Session | None) -> None:
+    """Ends what an interrupted start has started."""
+    if session is not None:
+        session.shut_down(why="shutdown", abort=True)
+        session.join()
+        return
+    if crew is not None:
+        crew.stop(now=True)
+    if server is not None:
+        server.stop()
 
 
 def _checked_workers(max_workers: int | None, *, is_shared: bool) -> int:

@@ -73,6 +73,18 @@ class AgentLedger:
             pack(("SADD", k.agent_ids, self._agent_id)),
         )
 
+    def announce_worker(self, worker_id: str) -> None:
+        """Says that this worker is about to start: only then may it register.
+
+        So a worker that is lost while it starts is off the list for good, even if what it sent arrives after its end.
+        The agent is put on its list as well: it may have been taken for dead and off it.
+        """
+        k = self._keys
+        self._channel.call(
+            pack(("SADD", k.agent_workers(self._agent_id), worker_id)),
+            pack(("SADD", k.agent_ids, self._agent_id)),
+        )
+
     def lose_worker(self, loss: Loss, guilty: str) -> tuple[int, int]:
         """Puts right what a worker held that has ended.
 

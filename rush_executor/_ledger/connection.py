@@ -11,9 +11,10 @@ A channel belongs to one thread at a time; whoever shares one brings a lock.
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import redis
@@ -21,10 +22,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    ClusterDownError,
     NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -49,8 +54,11 @@ _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 2.0
 _LARGE = 1 << 18
 _OLDEST_REDIS = (6, 2)
-# Error replies that say "not now": the server is loading, failing over, full, or runs a long script.
-_NOT_NOW = ("LOADING", "BUSY", "OOM", "READONLY", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+# Error replies that say "not now": the server is loading, failing over, full, or runs a long script. redis-py has
+# classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind "Error running script
+# (...): -".
+_NOT_NOW = re.compile(r"(?:.*: -)?(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+_NOT_NOW_CLASSES = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, NoScriptError)
 
 
 class NetworkGone(Exception):
@@ -74,17 +82,25 @@ def open_pool(url: str) -> redis.ConnectionPool:
     Raises:
         ValueError: The URL is of no such kind.
     """
-    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(
-        url,
+    settings: dict[str, Any] = {
         # RESP2: on the hot path cheaper than RESP3, and the same on every server from 6.2 on.
-        protocol=2,
+        "protocol": 2,
+        "decode_responses": False,
         # Who re-sends decides about it: see the module's docstring.
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=BLOCK_S + REPLY_TIMEOUT_S,
-        socket_connect_timeout=REPLY_TIMEOUT_S,
-        health_check_interval=0,
-    )
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": BLOCK_S + REPLY_TIMEOUT_S,
+        "socket_connect_timeout": REPLY_TIMEOUT_S,
+        "health_check_interval": 0,
+    }
+    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(_without_options(url, settings), **settings)
     return pool
+
+
+def _without_options(url: str, names: Collection[str]) -> str:
+    """The URL without options of these names: a user's short time-out would break off every wait for a bell."""
+    head, _, query = url.partition("?")
+    kept = [option for option in query.split("&") if option and option.partition("=")[0] not in names]
+    return "?".join([head, *(["&".join(kept)] if kept else [])])
 
 
 def connect(pool: redis.ConnectionPool) -> redis.Redis:
@@ -134,6 +150,8 @@ class Channel:
         self._connection = pool.make_connection()
         self._reconnect_timeout_s = reconnect_timeout_s
         self._stopping = stopping or threading.Event()
+        # Up from before a command is sent until its reply was read.
+        self._is_open_question = False
 
     def call(self, *commands: bytes) -> list[Any]:
         """Sends commands in one go and returns their replies.
@@ -164,11 +182,6 @@ class Channel:
                 # Full jitter: a thousand workers must not come back in step.
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            except BaseException:
-                # Ctrl-C between sending and reading: what comes next on this connection is the reply to a question that
-                # nobody remembers.
-                self._connection.disconnect()
-                raise
 
     def close(self) -> None:
         """Ends the connection; a later call opens it again."""
@@ -187,6 +200,12 @@ class Channel:
 
     def _send_and_read(self, commands: Sequence[bytes]) -> list[Any]:
         connection = self._connection
+        if self._is_open_question:
+            # Ctrl-C broke off the last exchange, maybe in the middle of a command: what comes next here would be the
+            # reply to a question that nobody remembers. Seen now, and not mended then, because then the next Ctrl-C
+            # could break off the mending.
+            connection.disconnect()
+        self._is_open_question = True
         # One send for what is small: each would be a system call, and may be a packet. What is large is not copied.
         small = sum(map(len, commands)) < _LARGE
         connection.send_packed_command([b"".join(commands)] if small else commands, check_health=False)
@@ -196,6 +215,7 @@ class Channel:
                 replies.append(connection.read_response(disable_decoding=True))
             except ResponseError as error:
                 replies.append(error)
+        self._is_open_question = False
         return replies
 
 
@@ -215,8 +235,6 @@ def _raise(error: RedisError) -> None:
         raise NetworkGone(text)
     if text.startswith("WORKERGONE"):
         raise WorkerGone(text)
-    if isinstance(error, redis.exceptions.ReadOnlyError | redis.exceptions.OutOfMemoryError) or text.startswith(
-        _NOT_NOW
-    ):
+    if isinstance(error, _NOT_NOW_CLASSES) or _NOT_NOW.match(text):
         raise _NotNow(text)
     raise Refused(text) from error

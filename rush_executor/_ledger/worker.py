@@ -73,16 +73,12 @@ class WorkerLedger:
     def register(self, agent_id: str, host: str, pid: int) -> None:
         """Joins the network: from now on this worker may claim.
 
-        Its agent is put on the list as well: it may have been taken for dead and off it while this worker started, and
-        then nobody would look after what this worker holds.
+        Raises:
+            WorkerGone: Its agent has not announced it, or has been taken for dead since.
         """
         k = self._keys
-        self._channel.call(
-            pack(("HSET", k.worker(self._worker_id), "agent", agent_id, "host", host, "pid", pid)),
-            pack(("SADD", k.agent_workers(agent_id), self._worker_id)),
-            pack(("SADD", k.agent_ids, agent_id)),
-            pack(("SADD", k.worker_ids, self._worker_id)),
-        )
+        keys = (k.worker(self._worker_id), k.worker_ids, k.agent_workers(agent_id))
+        self._channel.call(evalsha("register_worker", keys, [self._worker_id, agent_id, host, pid]))
 
     def exchange(self, outcomes: Sequence[Outcome], *, limit: int, wait: bool) -> Claimed:
         """Hands in outcomes and claims, in one round trip.

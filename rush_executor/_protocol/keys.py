@@ -15,7 +15,7 @@
 | `worker:<worker>` | hash | `agent`, `host`, `pid` | worker's agent |
 | `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent |
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
-| `agent_workers:<agent>` | set | workers of this agent | the agent; whoever reaps it |
+| `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
 | `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it |
 

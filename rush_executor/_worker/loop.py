@@ -9,11 +9,12 @@ The connection is shared under `lock`.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections import deque
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from rush_executor._ledger.connection import NetworkGone, WorkerGone
 from rush_executor._ledger.worker import Outcome, WorkerLedger
@@ -59,6 +60,8 @@ class TaskLoop:
         self.is_waiting = False
         self.is_in_task = False
         self.is_leaving = False
+        # This process is a child that a task has forked, and no worker.
+        self.is_copy = False
         self.busy = threading.Event()
         self._ledger = ledger
         self._decoder = decoder
@@ -164,10 +167,14 @@ class TaskLoop:
             body = self._call(claim)
             is_failure = False
         except BaseException as error:  # noqa: BLE001
+            if self.is_copy:
+                _end_copy(error)
             # SystemExit, KeyboardInterrupt and their kind are the task's outcome, not the worker's end.
             self.is_in_task = False
             body = decoder.encode_failure(task_id, error, trim=_OWN_FRAMES)
             is_failure = True
+        if self.is_copy:
+            _end_copy(None)
         _flush_streams()
         return Outcome(claim, is_failure, body)
 
@@ -198,6 +205,18 @@ def _take(queue: deque[_T]) -> list[_T]:
             taken.append(queue.popleft())
     except IndexError:
         return taken
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """Ends a process that a task has forked, and that came back here, as Python ends one."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    _flush_streams()
+    os._exit(code)
 
 
 def _flush_streams() -> None:

@@ -82,7 +82,7 @@ def run_worker(settings: WorkerSettings) -> int:
         ledger.register(settings.agent_id, settings.host, os.getpid())
         settings.slot.set_ready()
         _install_signal_handlers(loop)
-        os.register_at_fork(after_in_child=lambda: _leave_to_child(channel))
+        os.register_at_fork(after_in_child=lambda: _leave_to_child(channel, loop))
         start_courier(loop)
         loop.run()
     except (LeaveNow, NetworkGone, WorkerGone, NetworkLostError) as reason:
@@ -122,8 +122,9 @@ def _install_signal_handlers(loop: TaskLoop) -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _leave_to_child(channel: Channel) -> None:
+def _leave_to_child(channel: Channel, loop: TaskLoop) -> None:
     """In a process that a task forks: it is no worker; signals and the connection are not its own."""
+    loop.is_copy = True
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     channel.close()

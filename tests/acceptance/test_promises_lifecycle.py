@@ -639,19 +639,25 @@ def test_promise_17_a_task_may_start_processes(server_url: str) -> None:
         assert executor.submit(tasks.pid).result() == worker
 
 
-def test_promise_17_a_forked_child_of_a_task_that_returns_is_no_worker(lone: RushExecutor) -> None:
-    """Promise 17: a task that forks and lets the child run into the worker's own code does not make two workers."""
+def test_promise_17_a_child_that_a_task_forks_is_no_worker(lone: RushExecutor) -> None:
+    """Promise 17: a child that leaves the task, by a return or an exception, ends there and hands in nothing."""
 
-    def fork() -> int:
+    def fork(end: Callable[[], object]) -> tuple[int, int]:
         child = os.fork()
         if child == 0:
-            sys.exit(3)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            end()
+            return 0, 0
+        return os.getpid(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def fail() -> None:
+        sys.stderr = None
+        raise ValueError
 
     worker = lone.submit(tasks.pid).result()
-    assert lone.submit(fork).result(DEADLINE_S) in (3, 0)
-    assert lone.submit(tasks.pid).result(DEADLINE_S) == worker
+    for end, code in ((lambda: None, 0), (lambda: sys.exit(3), 3), (lambda: sys.exit("bye"), 1), (fail, 1)):
+        assert lone.submit(fork, end).result(DEADLINE_S) == (worker, code)
     assert list(lone.map(tasks.square, range(100))) == [x * x for x in range(100)]
+    assert lone.submit(tasks.pid).result(DEADLINE_S) == worker
 
 
 # ----------------------------------------------------------------------------------------------------- 22: Ctrl-C

@@ -1,7 +1,7 @@
 """A proxy between a party and its server that loses what passes, when a test says so.
 
-It stands for the network: a request that never arrives, a reply that is lost after the server has acted, half a reply, a
-server that is not to be reached for a while.
+It stands for the network: a request that never arrives, a reply that is lost after the server has acted, half a reply,
+a server that is not to be reached for a while.
 """
 
 from __future__ import annotations

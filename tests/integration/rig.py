@@ -21,6 +21,7 @@ import redis
 from rush_executor._ledger.agent import AgentLedger, Reaper
 from rush_executor._ledger.client import Downlink, OpenedNetwork, Uplink
 from rush_executor._ledger.connection import Channel, open_pool
+from rush_executor._ledger.scripts import pack
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.ids import task_id
 from rush_executor._protocol.keys import Keys
@@ -110,6 +111,7 @@ class Worker:
         self.ledger = WorkerLedger(self.channel, rig.keys, worker_id, epoch)
 
     def register(self) -> Self:
+        self.agent.ledger.announce_worker(self.id)
         self.ledger.register(self.agent.id, "host", 4711)
         self.agent.workers.append(self)
         return self
@@ -188,12 +190,13 @@ class Rig:
             self._pools[url].max_connections = 1 << 20
         pool = self._pools[url]
         channel = Recorder(pool, reconnect_timeout_s=reconnect_timeout_s)
+        # Connected from the start: what a test cuts is a command, not the greeting.
+        channel.call(pack(("PING",)))
+        channel.sent.clear()
         self._channels.append(channel)
         return channel
 
-    def client(
-        self, client_id: str = "c1", *, url: str = "", is_open: bool = True, lease_ms: int = LEASE_MS
-    ) -> Client:
+    def client(self, client_id: str = "c1", *, url: str = "", is_open: bool = True, lease_ms: int = LEASE_MS) -> Client:
         """The client with this id; it joins the network when it is first asked for."""
         if client_id not in self._clients:
             client = Client(self, client_id, url, lease_ms)

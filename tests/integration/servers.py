@@ -32,7 +32,7 @@ def start_server(kind: str, config: Mapping[str, str] | None = None) -> Embedded
     """Starts a server of this kind and waits until it answers; the caller stops it."""
     path, objection = find_server(kind)
     assert not objection
-    with mock.patch.object(server_module, "find_binaries", lambda: [ServerBinary(path, kind)]):
+    with mock.patch.object(server_module, "find_binaries", return_value=[ServerBinary(path, kind)]):
         server = EmbeddedServer.start(config=config)
     server.wait_ready()
     return server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rush_executor._protocol.records import Claim
 from tests.integration.rig import LEASE_MS, Rig
 
 
@@ -23,7 +24,10 @@ def test_row(rig: Rig) -> None:
 
 
 def test_loser(rig: Rig) -> None:
-    """After the claim it is too late (0); after the end, and of what never was, there is nothing to cancel (-1)."""
+    """After the claim it is too late (0); after the end, and of what never was, there is nothing to cancel (-1).
+
+    What was claimed along with others may not have been started: 2, ask again in a moment.
+    """
     client, worker = rig.client(), rig.worker()
     ended, running, queued = client.push(3)
     worker.finish(worker.claim())
@@ -33,6 +37,13 @@ def test_loser(rig: Rig) -> None:
     assert rig.dump() == before
     assert client.uplink.cancel([ended, queued, running]) == [-1, 1, 0]
     assert rig.inbox() == [(ended, "Fresult"), (queued, "C")]
+    worker.finish([Claim(running, 1, b"")])
+    both = client.push(2)
+    claims = worker.claim(2)
+    assert client.uplink.cancel(both) == [2, 2]
+    worker.finish(claims[:1])
+    worker.ledger.release(claims[1:])
+    assert client.uplink.cancel(both) == [-1, 1]
 
 
 def test_what_went_back_can_be_cancelled(rig: Rig) -> None:

@@ -23,7 +23,7 @@ def test_row(rig: Rig) -> None:
     assert claimed.refused == []
     after = {
         **before,
-        "task:c1-1": {**before["task:c1-1"], "state": "running", "worker": "w1", "attempt": "1"},
+        "task:c1-1": {**before["task:c1-1"], "state": "running", "worker": "w1", "attempt": "1", "batch": "1"},
         "queued_tasks": [(other, 2.0)],
         "running_tasks:w1": {task},
     }
@@ -111,7 +111,15 @@ def test_a_claim_sent_again_after_its_tasks_ended(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("n_tasks", "n_workers", "limit", "expected"),
-    [(10, 1, 100, 10), (10, 2, 100, 5), (10, 3, 100, 4), (10, 4, 2, 2), (1, 8, 100, 1), (9, 8, 100, 2), (500, 2, 256, 250)],
+    [
+        (10, 1, 100, 10),
+        (10, 2, 100, 5),
+        (10, 3, 100, 4),
+        (10, 4, 2, 2),
+        (1, 8, 100, 1),
+        (9, 8, 100, 2),
+        (500, 2, 256, 250),
+    ],
 )
 def test_fair_share(rig: Rig, n_tasks: int, n_workers: int, limit: int, expected: int) -> None:
     """No worker gets more than its share of the queue, rounded up, however much it asks for."""
@@ -130,7 +138,7 @@ def test_fair_shares_leave_nothing(rig: Rig) -> None:
             claims = worker.claim(50)
             tasks += [claim.task_id for claim in claims]
             worker.finish(claims)
-    assert sorted(sum(taken, [])) == sorted(ids)
+    assert sorted(task for tasks in taken for task in tasks) == sorted(ids)
     assert min(map(len, taken)) >= 20
 
 

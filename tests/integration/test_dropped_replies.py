@@ -27,6 +27,13 @@ def proxy(request: pytest.FixtureRequest, server_url: str) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.fixture
+def rig(server_url: str, proxy: Proxy) -> Iterator[Rig]:
+    """Everybody leaves while the proxy is still there."""
+    with Rig(server_url) as rig:
+        yield rig
+
+
 @pytest.fixture(params=["request lost", "reply lost", "half a reply"])
 def cut(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Callable[..., None]]:
     """Arms the proxy; the test must get it to cut."""
@@ -128,7 +135,7 @@ def test_finish_with_a_large_outcome(rig: Rig, proxy: Proxy, cut: Callable[..., 
 
 
 def test_finish_and_claim(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
-    """The claim that stands behind a finish gives new tasks only, even when it is the second time that both are sent."""
+    """The claim that stands behind a finish gives new tasks only, even when both are sent for the second time."""
     client, worker = rig.client(), rig.worker(url=proxy.url)
     ids = client.push(4)
     claims = worker.claim(2)
@@ -195,7 +202,6 @@ def test_receive_behind_the_bell(rig: Rig, proxy: Proxy) -> None:
 def test_open_and_retire(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
     """A network is made once, and its last client takes all of it along."""
     client = rig.client(url=proxy.url, is_open=False)
-    assert client.uplink.n_workers() == 0
     cut()
     assert client.open().creator == "c1"
     client.push(3)
@@ -244,7 +250,7 @@ def test_a_long_story_on_a_bad_line(rig: Rig, proxy: Proxy) -> None:
     def submit(number: int) -> list[str]:
         ids: list[str] = []
         while len(ids) < n_tasks:
-            ids += clients[number].push(random.randint(1, 5))
+            ids += clients[number].push(min(random.randint(1, 5), n_tasks - len(ids)))
         return ids
 
     def listen(number: int) -> list[tuple[str, bytes]]:
@@ -266,7 +272,7 @@ def test_a_long_story_on_a_bad_line(rig: Rig, proxy: Proxy) -> None:
         for future in working:
             future.result(timeout=60)
     for client, mine, pairs in zip(clients, ids, got, strict=True):
-        pairs += client.drain()
+        assert client.drain() == []
         assert sorted(pairs) == sorted((task, b"F" + task.encode()) for task in mine)
     assert proxy.n_cuts > 20
 
@@ -283,13 +289,13 @@ def test_a_server_that_comes_back(rig: Rig, proxy: Proxy) -> None:
         with pytest.raises(TimeoutError):
             pushing.result(timeout=0.2)
         proxy.come_back()
-        assert rig.queue() == pushing.result(timeout=30)
+        ids = pushing.result(timeout=30)
+    assert rig.queue() == ids
 
 
 def test_a_server_that_stays_away(rig: Rig, proxy: Proxy) -> None:
     """After the grace the caller is told, in words; when the server is back later, the same channel works."""
     channel = rig.channel(proxy.url, reconnect_timeout_s=0.2)
-    channel.call(*rig.client().up_channel.sent[0])
     proxy.go_away()
     started_at = time.monotonic()
     with pytest.raises(NetworkLostError, match=r"did not answer for 0\.2 s"):

@@ -11,7 +11,7 @@ from tests.integration.rig import LEASE_MS, Rig
 
 @pytest.mark.parametrize(("is_failure", "tag"), [(False, "F"), (True, "E")])
 def test_row(rig: Rig, is_failure: bool, tag: str) -> None:
-    """Running finish -> finished, running fail -> failed: the record is gone, the inbox has the outcome, a bell rings."""
+    """Running finish -> finished, fail -> failed: the record is gone, the inbox has the outcome, a bell rings."""
     client, worker = rig.client(), rig.worker()
     [task] = client.push()
     before = rig.dump()

@@ -1,4 +1,4 @@
-"""The server forgets: its scripts (SCRIPT FLUSH), all of its data (FLUSHALL), or both (a restart without persistence)."""
+"""The server forgets: its scripts (SCRIPT FLUSH), its data (FLUSHALL), or both (a restart without persistence)."""
 
 from __future__ import annotations
 

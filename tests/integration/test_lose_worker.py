@@ -26,7 +26,7 @@ def test_rows_requeued(rig: Rig) -> None:
     after = rig.dump()
     assert rig.queue() == ids, "at the front, in the old order"
     for task, losses in zip(ids[:3], "010", strict=True):
-        assert after[f"task:{task}"] == {**before[f"task:{task}"], "attempt": "1", "losses": losses}
+        assert after[f"task:{task}"] == {**before[f"task:{task}"], "attempt": "1", "batch": "3", "losses": losses}
     assert after.keys() == {
         *("network", "client_ids", "client:c1", "queued_tasks", "agent_ids", "bell"),
         *(f"task:{task}" for task in ids),
@@ -281,8 +281,8 @@ def test_reaper_never_loses_sight_of_a_living_agent(rig: Rig) -> None:
     assert not [key for key in rig.dump() if "agent" in key or "worker" in key]
 
 
-def test_reaper_finds_a_worker_that_registers_after_its_agent_was_reaped(rig: Rig) -> None:
-    """A worker whose start took longer than its agent lived is put right like any other."""
+def test_reaper_finds_a_worker_whose_agent_had_been_reaped_before(rig: Rig) -> None:
+    """An agent that was taken for dead and starts another worker is on the list again, and so is that worker."""
     client, agent, reaper = rig.client(), rig.agent(), rig.reaper()
     agent.ledger.beat(_LONG_MS)
     rig.redis.delete(rig.keys.heartbeat("a1"))
@@ -292,6 +292,21 @@ def test_reaper_finds_a_worker_that_registers_after_its_agent_was_reaped(rig: Ri
     worker.claim()
     assert [reaper.look(), reaper.look()] == [[], ["a1"]]
     assert rig.check_places([task]) == {task: "queued"}
+    agent.workers.clear()
+
+
+def test_burying_an_agent(rig: Rig) -> None:
+    """The parent of an agent knows that it has ended: no heartbeat is waited for, and twice does no harm."""
+    client, agent, worker, reaper = rig.client(), rig.agent(), rig.worker(), rig.reaper()
+    once, again = client.push(1, max_retries=0) + client.push(1)
+    worker.claim(2)
+    agent.ledger.beat(_LONG_MS)
+    for _ in range(2):
+        reaper.bury("a1")
+        assert rig.queue() == [again]
+        assert [task for task, _ in rig.inbox()] == [once]
+        assert not [key for key in rig.dump() if "agent" in key or "worker" in key or "heartbeat" in key]
+    reaper.bury("no-such-agent")
     agent.workers.clear()
 
 

@@ -60,7 +60,7 @@ def flags(client: redis.Redis) -> str:
         ("AE", "AKE"),
         ("AKE", "AKE"),
         ("Kg$", "Kg$lx"),
-        ("KEn", "KElxn"),
+        ("KEe", "KElxe"),
         ("Elm", "EKlxm"),
     ],
 )
@@ -85,7 +85,9 @@ def test_nothing_is_set_when_nothing_is_missing(client: redis.Redis) -> None:
 
 def test_config_refused_by_acl(client: redis.Redis, server_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A managed server: one warning in words, and a plain False."""
-    client.acl_setuser("tenant", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-config"])
+    client.acl_setuser(
+        "tenant", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all", "-config"]
+    )
     pool = open_pool(server_url.replace("unix://", "unix://tenant:pw@"))
     try:
         with caplog.at_level(logging.DEBUG):
@@ -179,9 +181,7 @@ def test_names_that_look_like_patterns(
     pool.disconnect()
 
 
-def test_it_rings_after_a_reconnect(
-    rig: Rig, watch: ExpiryWatch, client: redis.Redis, eventually: Eventually
-) -> None:
+def test_it_rings_after_a_reconnect(rig: Rig, watch: ExpiryWatch, client: redis.Redis, eventually: Eventually) -> None:
     """While the connection was broken nothing was told, so it is time to look; and then it watches again."""
     watch.rang()
     watch.rang()

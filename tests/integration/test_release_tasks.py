@@ -17,7 +17,7 @@ def test_row(rig: Rig) -> None:
     assert rig.queue() == ids[1:], "they stand before what came after them"
     assert after["running_tasks:w1"] == {ids[0]}
     for task in ids[1:3]:
-        assert after[f"task:{task}"] == {**before[f"task:{task}"], "attempt": "1"}
+        assert after[f"task:{task}"] == {**before[f"task:{task}"], "attempt": "1", "batch": "3"}
     assert worker.ledger.release(claims[:1]) == 1
     assert "running_tasks:w1" not in rig.dump()
     assert rig.queue() == ids

@@ -9,7 +9,7 @@ from tests.integration.rig import LEASE_MS, Rig
 
 
 def finish(rig: Rig, n: int) -> list[str]:
-    """n tasks from push to finish."""
+    """N tasks from push to finish."""
     worker = rig.worker() if not rig.agent().workers else rig.agent().workers[0]
     ids = rig.client().push(n)
     while claims := worker.claim(n):

@@ -15,7 +15,12 @@ end
 local is_there = client_check(ARGV[6])
 local ranked = {}
 local failed = 0
-for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+local held = redis.call('SMEMBERS', KEYS[1])
+-- First what makes room: a full server refuses a script only as long as it has changed nothing.
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('SREM', KEYS[4], ARGV[1])
+for _, id in ipairs(held) do
   local key = ARGV[5] .. id
   local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
   if task[1] == ARGV[1] then
@@ -38,9 +43,6 @@ for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
     end
   end
 end
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('SREM', KEYS[3], ARGV[1])
-redis.call('SREM', KEYS[4], ARGV[1])
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))
   ring(KEYS[6], KEYS[3], #ranked / 2)

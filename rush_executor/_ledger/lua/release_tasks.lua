@@ -7,14 +7,14 @@
 -- Sent twice: the first has taken the worker's name off the task, so the second passes it over.
 -- A task whose client is gone does not go back, it is dropped.
 local is_there = client_check(ARGV[3])
-local taken = {}
 local ranked = {}
 for at = 5, #ARGV, 2 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
   local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank', 'client', 'blob')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
-    taken[#taken + 1] = id
+    -- First what makes room: a full server refuses a script only as long as it has changed nothing.
+    redis.call('SREM', KEYS[1], id)
     if is_there(task[4]) then
       redis.call('HSET', key, 'state', 'queued')
       redis.call('HDEL', key, 'worker')
@@ -24,9 +24,6 @@ for at = 5, #ARGV, 2 do
       drop(key, ARGV[4], task[5])
     end
   end
-end
-if #taken > 0 then
-  redis.call('SREM', KEYS[1], unpack(taken))
 end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[2], unpack(ranked))

@@ -1,0 +1,13 @@
+-- Purpose: a worker joins the network: from now on it may claim.
+-- KEYS: 1 worker:<worker>, 2 worker_ids, 3 agent_workers:<agent>
+-- ARGV: 1 worker id, 2 agent id, 3 host, 4 process id
+-- Returns: 1
+-- Row: none (no task changes state). Sent twice: the second writes the same again.
+-- Loser: the worker, WORKERGONE when its agent has not announced it, or has taken it off again: this may be the last that
+--   a worker sent before it was killed, and nobody would ever delete what it writes now.
+if redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 0 then
+  return redis.error_reply('WORKERGONE this worker has been taken for lost before it had joined')
+end
+redis.call('HSET', KEYS[1], 'agent', ARGV[2], 'host', ARGV[3], 'pid', ARGV[4])
+redis.call('SADD', KEYS[2], ARGV[1])
+return 1

@@ -1,0 +1,360 @@
+"""What a channel makes of a server that says no, says "not now", hangs, or closes the connection."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from rush_executor._ledger import connection as connection_module
+from rush_executor._ledger.connection import (
+    BLOCK_S,
+    Channel,
+    NetworkGone,
+    Refused,
+    check_server,
+    connect,
+    open_pool,
+)
+from rush_executor._ledger.scripts import pack
+from rush_executor._ledger.server import EmbeddedServer
+from rush_executor.errors import NetworkLostError, ServerError
+from tests.integration.rig import Rig
+
+Eventually = Callable[..., Any]
+_PING = pack(("PING",))
+
+
+@pytest.fixture
+def own_rig(own_server: EmbeddedServer) -> Iterator[Rig]:
+    """A network on a server that the test may maltreat."""
+    with Rig(own_server.url) as rig:
+        yield rig
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a call in a thread."""
+    with ThreadPoolExecutor(2) as pool:
+        yield pool.submit
+
+
+def waits(call: Future[Any]) -> bool:
+    """Whether a call goes on trying, and neither is done nor gives up."""
+    try:
+        call.result(timeout=0.3)
+    except TimeoutError:
+        return True
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------ not now
+
+
+def test_a_full_server(own_rig: Rig, background: Callable[..., Future[Any]]) -> None:
+    """OOM: what needs room waits for it, what makes room goes through; and nothing is done by halves."""
+    client, worker = own_rig.client(), own_rig.worker()
+    ids = client.push(6)
+    claims = worker.claim(3)
+    own_rig.redis.config_set("maxmemory", 1)
+    pushing = background(client.push, 2)
+    assert waits(pushing)
+    assert worker.finish(claims[:1]) == []
+    assert client.drain() == [(ids[0], b"Fresult")]
+    assert worker.ledger.release(claims[1:2]) == 1
+    assert own_rig.agent().lose(worker, guilty=ids[2]) == (1, 0)
+    own_rig.redis.config_set("maxmemory", 0)
+    pushed = pushing.result(timeout=30)
+    own_rig.redis.config_set("maxmemory", 1)
+    assert own_rig.client().uplink is client.uplink
+    other = own_rig.client("c2", is_open=False)
+    opening = background(other.open)
+    assert waits(opening)
+    own_rig.redis.config_set("maxmemory", 0)
+    assert opening.result(timeout=30).epoch == "epoch-1"
+    other.leave()
+    assert own_rig.queue() == [*ids[1:], *pushed]
+    assert own_rig.dump()[f"task:{ids[2]}"]["losses"] == "1"
+
+
+def test_a_full_server_that_stays_full(own_rig: Rig) -> None:
+    """After the grace there is one clear error."""
+    own_rig.client()
+    own_rig.redis.config_set("maxmemory", 1)
+    channel = own_rig.channel(reconnect_timeout_s=0.2)
+    with pytest.raises(NetworkLostError, match="used memory"):
+        channel.call(pack(("SET", "key", "value")))
+    own_rig.redis.config_set("maxmemory", 0)
+    assert channel.call(_PING) == [b"PONG"]
+
+
+@pytest.mark.parametrize("stale", ["yes", "no"], ids=["READONLY", "MASTERDOWN"])
+def test_a_failover(own_rig: Rig, background: Callable[..., Future[Any]], stale: str) -> None:
+    """A server that is a replica for a while: the call is done when it is a primary again."""
+    client, worker = own_rig.client(), own_rig.worker()
+    ids = client.push(2)
+    own_rig.redis.config_set("replica-serve-stale-data", stale)
+    own_rig.redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+    calls = [background(client.push, 1), background(worker.claim, 1)]
+    assert all(map(waits, calls))
+    own_rig.redis.execute_command("REPLICAOF", "NO", "ONE")
+    ids += calls[0].result(timeout=30)
+    [claim] = calls[1].result(timeout=30)
+    assert claim.attempt == 1
+    assert own_rig.check_places(ids) == {ids[0]: "w1", ids[1]: "queued", ids[2]: "queued"}
+
+
+def test_a_busy_server(own_rig: Rig, background: Callable[..., Future[Any]], eventually: Eventually) -> None:
+    """A script of somebody else runs for ever: BUSY is no end, somebody will kill it."""
+    client = own_rig.client()
+    own_rig.redis.config_set("lua-time-limit", 50)
+    with redis.Redis.from_url(own_rig.url, socket_timeout=60) as other:
+        endless = background(other.eval, "while true do end", 0)
+
+        def is_busy() -> bool:
+            try:
+                own_rig.redis.ping()
+            except redis.ResponseError as error:
+                return "BUSY" in str(error)
+            return False
+
+        eventually(is_busy)
+        pushing = background(client.push, 2)
+        assert waits(pushing)
+        assert own_rig.redis.script_kill()
+        assert isinstance(endless.exception(timeout=30), redis.ResponseError)
+        assert len(pushing.result(timeout=30)) == 2
+    assert len(own_rig.queue()) == 2
+
+
+def test_a_server_without_room_for_connections(own_rig: Rig, background: Callable[..., Future[Any]]) -> None:
+    """`maxclients`: who comes too late waits for a place."""
+    limit = own_rig.redis.config_get("maxclients")["maxclients"]
+    own_rig.redis.config_set("maxclients", len(own_rig.redis.client_list()))
+    channel = Channel(open_pool(own_rig.url), reconnect_timeout_s=10)
+    calling = background(channel.call, _PING)
+    assert waits(calling)
+    own_rig.redis.config_set("maxclients", limit)
+    assert calling.result(timeout=30) == [b"PONG"]
+    channel.close()
+
+
+def test_connections_that_the_server_closes(rig: Rig) -> None:
+    """An idle-timeout, a restart of a proxy: the next call opens a new one, and nobody notices."""
+    client, worker = rig.client(), rig.worker()
+    ids: list[str] = []
+    for _ in range(5):
+        rig.redis.client_kill_filter(_type="normal", skipme=True)
+        ids += client.push(2)
+        rig.redis.client_kill_filter(_type="normal", skipme=True)
+        claims = worker.claim(2)
+        rig.redis.client_kill_filter(_type="normal", skipme=True)
+        assert worker.finish(claims) == []
+    assert [task for task, _ in client.drain()] == ids
+
+
+def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reply within its time: the connection is given up. What the server does later all the same does no harm."""
+    monkeypatch.setattr(connection_module, "BLOCK_S", 0.05)
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.1)
+    with Rig(own_server.url) as rig, ThreadPoolExecutor(2) as pool:
+        client, worker = rig.client(), rig.worker()
+        ids = client.push(3)
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            calls = [pool.submit(client.push, 2), pool.submit(worker.claim, 2)]
+            assert all(map(waits, calls))
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        ids += calls[0].result(timeout=30)
+        claims = calls[1].result(timeout=30)
+        assert sorted(claim.task_id for claim in claims) == ids[:2]
+        assert {claim.attempt for claim in claims} == {1}
+        places = rig.check_places(ids)
+        assert list(places.values()) == ["w1", "w1", "queued", "queued", "queued"]
+        worker.finish(claims)
+        worker.finish(worker.claim(9))
+        assert sorted(task for task, _ in client.drain()) == ids
+
+
+# ---------------------------------------------------------------------------------------------------------- no
+
+
+def test_a_command_that_is_forbidden(rig: Rig) -> None:
+    """No later try would fare better: `Refused` at once, and the connection still works."""
+    rig.redis.acl_setuser("tenant", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-evalsha"])
+    try:
+        other = Rig(rig.url.replace("unix://", "unix://tenant:pw@"))
+        client = other.client(is_open=False)
+        started_at = time.monotonic()
+        with pytest.raises(Refused, match=r"no permissions|NOPERM"):
+            client.open()
+        assert time.monotonic() - started_at < 5
+        assert client.uplink.n_workers() == 0
+        with other:
+            other.forget(client)
+    finally:
+        rig.redis.acl_deluser("tenant")
+
+
+def test_scripts_that_may_not_be_loaded(rig: Rig) -> None:
+    """What is said is that SCRIPT is forbidden, not that the script is unknown."""
+    rig.redis.script_flush()
+    rig.redis.acl_setuser("tenant", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-script"])
+    try:
+        other = Rig(rig.url.replace("unix://", "unix://tenant:pw@"))
+        client = other.client(is_open=False)
+        with pytest.raises(Refused, match=r"no permissions|NOPERM"):
+            client.open()
+        with other:
+            other.forget(client)
+    finally:
+        rig.redis.acl_deluser("tenant")
+
+
+def test_a_command_that_is_wrong(rig: Rig) -> None:
+    """An error reply does not put the following replies out of step."""
+    channel = rig.channel()
+    for _ in range(3):
+        with pytest.raises(Refused):
+            channel.call(_PING, pack(("NO-SUCH-COMMAND",)), _PING)
+        assert channel.call(pack(("ECHO", "a")), pack(("ECHO", "b"))) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("credentials", ["tenant:wrong", "nobody:pw"])
+def test_wrong_credentials(rig: Rig, credentials: str) -> None:
+    """They don't become right by waiting: told at once, and the password is in no message."""
+    rig.redis.acl_setuser("tenant", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"])
+    url = rig.url.replace("unix://", f"unix://{credentials}@")
+    channel = Channel(open_pool(url), reconnect_timeout_s=30)
+    try:
+        for ask in (lambda: channel.call(_PING), lambda: check_server(url)):
+            with pytest.raises(ServerError) as caught:
+                ask()
+            assert credentials.partition(":")[2] not in str(caught.value).replace("WRONGPASS", "").split()
+            assert credentials not in str(caught.value)
+    finally:
+        channel.close()
+        rig.redis.acl_deluser("tenant")
+
+
+def test_what_the_ledger_says_is_no_failure_of_the_connection(rig: Rig) -> None:
+    """NetworkGone among other commands: told at once, the others were done, the connection is in step."""
+    client = rig.client()
+    rig.redis.delete(rig.keys.client("c1"))
+    with pytest.raises(NetworkGone):
+        client.send(client.tasks(1), [("digest", b"body")])
+    assert client.uplink.n_workers() == 0
+    assert "functions:c1" in rig.dump()
+    assert client.up_channel.call(pack(("ECHO", "a"))) == [b"a"]
+
+
+# ------------------------------------------------------------------------------------------------------- itself
+
+
+def test_ctrl_c_between_question_and_answer(rig: Rig) -> None:
+    """The next call must not take the answer to the question that was broken off for its own."""
+    channel = rig.channel()
+    real = channel._connection.read_response
+    broken_off = KeyboardInterrupt("Ctrl-C")
+
+    def read_response(*args: Any, **kwargs: Any) -> Any:
+        raise broken_off
+
+    for _ in range(3):
+        channel._connection.read_response = read_response  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            channel.call(pack(("ECHO", "old")), _PING)
+        channel._connection.read_response = real  # type: ignore[method-assign]
+        assert channel.call(pack(("ECHO", "new"))) == [b"new"]
+
+
+def test_stopping(own_server: EmbeddedServer) -> None:
+    """Who stops a session does not wait for the grace of a call that waits for the server."""
+    stopping = threading.Event()
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=600, stopping=stopping)
+    channel.call(_PING)
+    own_server.stop()
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(channel.call, _PING)
+        assert waits(calling)
+        stopping.set()
+        assert isinstance(calling.exception(timeout=30), NetworkLostError)
+
+
+def test_no_grace(own_server: EmbeddedServer) -> None:
+    """An agent has a loop of its own to come back: one try, and an answer at once."""
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=0)
+    channel.call(_PING)
+    own_server.stop()
+    with pytest.raises(NetworkLostError):
+        channel.call(_PING)
+
+
+def test_large_commands(rig: Rig) -> None:
+    """What is small goes out in one piece, what is large in many; the replies are the same."""
+    channel = rig.channel()
+    values = [os.urandom(n) for n in (1, 1000, (1 << 18) + 1, 3_000_000)]
+    replies = channel.call(*(pack(("ECHO", value)) for value in values))
+    assert replies == values
+
+
+def test_the_url_cannot_take_away_what_the_hot_loops_rely_on(rig: Rig) -> None:
+    """Options in the URL are for the rest: a socket time-out of the user's would end every wait for a bell.
+
+    DESIGN.md: blocking connections get their own settings.
+    """
+    url = f"{rig.url}?socket_timeout=0.2&decode_responses=true&health_check_interval=1&protocol=3"
+    worker = rig.worker(url=url)
+    client = rig.client(url=url)
+    started_at = time.monotonic()
+    assert worker.ledger.exchange([], limit=1, wait=True).claims == []
+    assert time.monotonic() - started_at > BLOCK_S / 2, "the wait was not broken off"
+    client.push(1)
+    worker.finish(worker.claim(), b"\xff\x00")
+    assert client.receive() == [("c1-1", b"F\xff\x00")]
+    client.receive()
+    assert len([packets for packets in worker.channel.sent if any(b"BLPOP" in packet for packet in packets)]) == 1
+    pool = open_pool(url)
+    assert connect(pool).echo("x") == b"x"
+    pool.disconnect()
+
+
+# ------------------------------------------------------------------------------------------------- check_server
+
+
+def test_a_server_that_will_do(server_url: str) -> None:
+    """Nothing is said of a server that works."""
+    check_server(server_url)
+
+
+def test_nobody_there() -> None:
+    """The message names the server, without its password."""
+    with pytest.raises(ServerError, match=r"no server answers at redis://:\*\*\*@127\.0\.0\.1:1/0"):
+        check_server("redis://:geheim@127.0.0.1:1/0")
+
+
+def test_no_url_of_a_server() -> None:
+    """redis-py's own words."""
+    with pytest.raises(ValueError, match="scheme"):
+        check_server("http://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_fine"), [("6.0.16", False), ("5.0.14", False), ("6.2.0", True), ("10.0", True)]
+)
+def test_the_oldest_server(server_url: str, monkeypatch: pytest.MonkeyPatch, version: str, is_fine: bool) -> None:
+    """Redis before 6.2 is refused at once, with its version."""
+    monkeypatch.setattr(redis.Redis, "info", lambda self, section: {"redis_version": version})
+    if is_fine:
+        check_server(server_url)
+    else:
+        with pytest.raises(ServerError, match=rf"{version}; 6\.2 is the oldest"):
+            check_server(server_url)

@@ -1,0 +1,202 @@
+"""The shelf: each function travels once, and what no task needs any more is not kept for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rush_executor._client import shelf as shelf_module
+from rush_executor._client.shelf import FunctionShelf
+
+MOST_IDLE = shelf_module._MOST_IDLE
+
+
+def send(shelf: FunctionShelf, *digests: str) -> list[str]:
+    """What the dispatcher does with a batch of tasks that need these; returns which bodies went out."""
+    unsent = shelf.unsent(digests)
+    shelf.sent([digest for digest, _ in unsent])
+    return sorted(digest for digest, _ in unsent)
+
+
+def test_a_function_travels_once() -> None:
+    """With the first task that needs it, however many there are."""
+    shelf = FunctionShelf()
+    for _ in range(3):
+        shelf.hold("a", b"body")
+    assert shelf.unsent(["a", "a", "a"]) == [("a", b"body")]
+    assert shelf.unsent(["a"]) == [("a", b"body")], "not yet known to have arrived"
+    shelf.sent(["a"])
+    assert shelf.unsent(["a"]) == []
+    shelf.hold("a", b"body")
+    assert shelf.unsent(["a"]) == []
+
+
+def test_only_those_of_the_batch() -> None:
+    """What the tasks of a batch do not need stays behind."""
+    shelf = FunctionShelf()
+    for digest in "abc":
+        shelf.hold(digest, digest.encode())
+    assert send(shelf, "a", "c", "a") == ["a", "c"]
+    assert send(shelf, "a", "b", "c") == ["b"]
+
+
+def test_it_is_kept_after_its_last_task() -> None:
+    """The next call of the same lambda does not carry it again."""
+    shelf = FunctionShelf()
+    shelf.hold("a", b"body")
+    send(shelf, "a")
+    shelf.release("a")
+    shelf.hold("a", b"body")
+    assert send(shelf, "a") == []
+
+
+def test_a_task_that_was_never_sent() -> None:
+    """Cancelled in the outbox: its function is not sent later, nor kept in memory."""
+    shelf = FunctionShelf()
+    shelf.hold("a", b"body")
+    shelf.release("a")
+    assert send(shelf, "a") == []
+    assert not shelf._unsent
+    shelf.hold("a", b"body")
+    assert send(shelf, "a") == ["a"]
+
+
+def test_a_task_that_ends_while_its_function_is_under_way() -> None:
+    """The function has arrived all the same, and is one of those that may be deleted later."""
+    shelf = FunctionShelf()
+    shelf.hold("a", b"body")
+    unsent = shelf.unsent(["a"])
+    shelf.release("a")
+    shelf.sent([digest for digest, _ in unsent])
+    assert list(shelf._idle) == ["a"]
+
+
+def test_the_excess_goes_least_recently_used_first() -> None:
+    """A client that makes closures all day does not fill the server."""
+    shelf = FunctionShelf()
+    names = [f"f{number}" for number in range(MOST_IDLE + 3)]
+    for name in names:
+        shelf.hold(name, b"body")
+        send(shelf, name)
+        shelf.release(name)
+        if name == names[-4]:
+            shelf.hold(names[0], b"body")
+            shelf.release(names[0])
+    assert shelf.take_excess() == names[1:4]
+    assert shelf.take_excess() == []
+    shelf.hold(names[1], b"body")
+    assert send(shelf, names[1]) == [names[1]], "it is not there any more: it travels again"
+
+
+def test_what_is_needed_is_no_excess() -> None:
+    """However many functions pending tasks need."""
+    shelf = FunctionShelf()
+    names = [f"f{number}" for number in range(3 * MOST_IDLE)]
+    for name in names:
+        shelf.hold(name, b"body")
+    send(shelf, *names)
+    assert shelf.take_excess() == []
+
+
+@given(st.integers(0, 200))
+def test_at_most_so_many_idle_ones(n: int) -> None:
+    """After a look there are no more than the limit."""
+    shelf = FunctionShelf()
+    for number in range(n):
+        shelf.hold(str(number), b"")
+        send(shelf, str(number))
+        shelf.release(str(number))
+    assert len(shelf.take_excess()) == max(0, n - MOST_IDLE)
+
+
+class ShelfAgainstServer(RuleBasedStateMachine):
+    """Whatever happens, a task finds its function at the server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shelf = FunctionShelf()
+        self.outbox: list[str] = []
+        self.running: list[str] = []
+        self.server: set[str] = set()
+
+    @rule(digest=st.integers(0, 90).map(str))
+    def submit(self, digest: str) -> None:
+        self.shelf.hold(digest, digest.encode())
+        self.outbox.append(digest)
+
+    @rule(first=st.integers(0, 60))
+    def submit_many(self, first: int) -> None:
+        for number in range(first, first + 40):
+            self.submit(str(number))
+
+    @rule()
+    def dispatch(self) -> None:
+        unsent = self.shelf.unsent(self.outbox)
+        assert all(body == digest.encode() for digest, body in unsent)
+        self.server |= {digest for digest, _ in unsent}
+        self.shelf.sent([digest for digest, _ in unsent])
+        self.server -= set(self.shelf.take_excess())
+        self.running += self.outbox
+        self.outbox.clear()
+
+    @precondition(lambda self: self.running)
+    @rule(n=st.integers(1, 50))
+    def finish(self, n: int) -> None:
+        for digest in self.running[:n]:
+            self.shelf.release(digest)
+        del self.running[:n]
+
+    @precondition(lambda self: self.outbox)
+    @rule()
+    def cancel_in_the_outbox(self) -> None:
+        self.shelf.release(self.outbox.pop())
+
+    @invariant()
+    def a_running_task_has_its_function(self) -> None:
+        assert set(self.running) <= self.server
+
+    @invariant()
+    def it_knows_what_it_has(self) -> None:
+        assert self.shelf._stored == self.server
+        assert self.shelf._n_pending == Counter(self.outbox + self.running)
+
+
+test_shelf_against_server = ShelfAgainstServer.TestCase
+
+
+def test_from_several_threads() -> None:
+    """Submitters hold while the dispatcher sends and the listener releases."""
+    shelf, n = FunctionShelf(), 2000
+    failures: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(n):
+                digest = f"{name}{number % 70}"
+                shelf.hold(digest, b"x")
+                shelf.sent([d for d, _ in shelf.unsent([digest])])
+                shelf.take_excess()
+                shelf.release(digest)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert shelf._n_pending == {}
+    shelf.take_excess()
+    assert len(shelf._idle) == len(shelf._stored) == MOST_IDLE
+
+
+def test_releasing_what_nobody_holds() -> None:
+    """A fault of ours: it must not go unnoticed."""
+    with pytest.raises(KeyError):
+        FunctionShelf().release("a")
