@@ -179,9 +179,9 @@ class Downlink:
             Task id, outcome, task id, outcome, ...; possibly nothing. The same again if `n_resolved` is not raised.
         """
         commands = [delete_command(self._keys, blob_id) for blob_id in done_blobs]
-        commands.append(evalsha("trim_inbox", self._trim_keys, [n_resolved]))
         if wait:
             commands.append(self._wait)
+        commands.append(evalsha("trim_inbox", self._trim_keys, [n_resolved]))
         commands.append(self._read)
         outcomes: list[bytes] = self._channel.call(*commands)[-1]
         return outcomes

@@ -15,9 +15,6 @@ import hiredis
 
 __all__ = ["SCRIPT_TEXTS", "evalsha", "load_commands", "pack"]
 
-# Bytes of one command, ready for the wire. hiredis packs in C; redis-py's own packer costs twice as much.
-pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
-
 _FOLDER = Path(__file__).with_name("lua")
 
 
@@ -28,11 +25,21 @@ def _read_scripts() -> dict[str, str]:
 
 
 SCRIPT_TEXTS: Final = _read_scripts()
+_pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 _SHAS: Final = {
     # Redis names a script by its SHA-1; this is an address, not a seal.
     name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     for name, text in SCRIPT_TEXTS.items()
 }
+
+
+def pack(command: tuple[str | bytes | memoryview | int, ...]) -> bytes:
+    """Bytes of one command, ready for the wire. hiredis packs in C; redis-py's own packer costs twice as much.
+
+    Numbers become text here. hiredis (3.5) leaves that to Python, which runs signal handlers on the way, and when one of
+    them raises - KeyboardInterrupt in a client, the end of a waiting worker - it goes on without a string, and crashes.
+    """
+    return _pack(tuple([str(part) if isinstance(part, int) else part for part in command]))
 
 
 def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | int]) -> bytes:
