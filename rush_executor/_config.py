@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 __all__ = [
     "DEFAULT_MAX_RETRIES",
@@ -70,6 +72,11 @@ class NetworkConfig:
     client_lease_s: float = 86_400.0
 
     def __post_init__(self) -> None:
+        for name in ("reconnect_timeout_s", "heartbeat_period_s", "heartbeat_expire_s", "client_lease_s"):
+            if math.isnan(getattr(self, name)):
+                raise ValueError(f"{name.removesuffix('_s')} must be a number of seconds, not NaN")
+        if self.client_lease_s <= 0:
+            raise ValueError("client_lease must be > 0 seconds")
         if self.reconnect_timeout_s < 0:
             raise ValueError("reconnect_timeout must be >= 0 seconds")
         if self.heartbeat_period_s < _SHORTEST_HEARTBEAT_S:
@@ -137,8 +144,10 @@ def chosen_secret(secret: str | bytes | None) -> bytes | None:
 
 def redact(url: str) -> str:
     """The URL without its password, for messages."""
+    # redis-py takes a password among the options as well.
+    url = re.sub(r"(?<=[?&])(password=)[^&#]*", r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url
     location = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{location}"))
+    return url.replace(parts.netloc, f"{parts.username or ''}:***@{location}", 1)

@@ -48,8 +48,8 @@ class _Batch(NamedTuple):
 class _Wakeup:
     """An event that Ctrl-C cannot break.
 
-    `threading.Event` locks in Python code: KeyboardInterrupt can come when the lock is taken and the block that gives it
-    back not yet entered, and the next `set` would wait for ever. A queue written in C does it in one step.
+    `threading.Event` locks in Python code: KeyboardInterrupt can come when the lock is taken and the block that gives
+    it back not yet entered, and the next `set` would wait for ever. A queue written in C does it in one step.
     """
 
     def __init__(self) -> None:

@@ -14,12 +14,12 @@ class _Condition(threading.Condition):
     """A condition that Ctrl-C in a `result()` does not leave locked.
 
     The standard one locks in a Python function: KeyboardInterrupt can come when the lock is taken and the `with` block
-    not yet entered, and the listener would wait for that lock for ever. Looked up as properties, the methods that `with`
-    calls are those of the lock, written in C: between them and the block nothing can come.
+    not yet entered, and the listener would wait for that lock for ever. Looked up as properties, the methods that
+    `with` calls are those of the lock, written in C: between them and the block nothing can come.
     """
 
-    __enter__ = property(operator.attrgetter("_lock.__enter__"))  # type: ignore[assignment]
-    __exit__ = property(operator.attrgetter("_lock.__exit__"))  # type: ignore[assignment]
+    __enter__ = property(operator.attrgetter("_lock.__enter__"))
+    __exit__ = property(operator.attrgetter("_lock.__exit__"))
 
 
 class FutureOwner(Protocol):

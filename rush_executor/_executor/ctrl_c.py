@@ -25,7 +25,7 @@ def ctrl_c_held_back() -> Iterator[None]:
         return
     was_pressed = False
 
-    def note(signum: int, frame: FrameType | None) -> None:
+    def note(_signum: int, _frame: FrameType | None) -> None:
         nonlocal was_pressed
         was_pressed = True
 

@@ -32,7 +32,7 @@ class Pace:
     @property
     def limit(self) -> int:
         """How many tasks to claim next."""
-        return self._limit
+        return min(self._limit, self._fitting)
 
     def is_short(self, function_key: bytes) -> bool:
         """Whether tasks of this function are known to fit into a batch."""
@@ -62,5 +62,10 @@ class Pace:
 
     def claimed(self) -> None:
         """A claim was made: the next one may be twice as large, if the tasks go on being short."""
+        self._limit = min(2 * self.limit, self._fitting)
+
+    @property
+    def _fitting(self) -> int:
+        """How many tasks like the last one are a batch."""
         fitting = int(BATCH_S / self._last_s) if self._last_s > 0 else _LARGEST_BATCH
-        self._limit = max(1, min(2 * self._limit, fitting, _LARGEST_BATCH))
+        return max(1, min(fitting, _LARGEST_BATCH))

@@ -130,7 +130,7 @@ class Terminal:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.chdir(directory)
-            os.execvpe(command[0], list(command), environment(TERM="dumb", PYTHON_BASIC_REPL="1"))
+            os.execvpe(command[0], list(command), environment(TERM="dumb", PYTHON_BASIC_REPL="1"))  # noqa: S606
         self._text = ""
         self._seen = 0
 

@@ -1,5 +1,7 @@
-"""Promises about the interface (15, 16 of docs/explanation/promises.md), and what belongs to it: `map`, options, workers
-that joined, the seal, threads, recycling."""
+"""Promises about the interface (15, 16 of docs/explanation/promises.md), and what belongs to it.
+
+That is `map`, options, workers that joined, the seal, threads, recycling, initializers.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,11 @@ Eventually = Callable[..., Any]
 
 # -------------------------------------------------------------------------------------------------- 15: keywords
 
-KEYWORDS = """
-    self fn args kwargs key workers timeout queue priority max_retries options task_id function executor future pure retries
-    resources secret name callback url network_id chunksize buffersize initializer
-""".split()
+KEYWORDS = (
+    *("self", "fn", "args", "kwargs", "key", "workers", "timeout", "queue", "priority", "max_retries", "options"),
+    *("task_id", "function", "executor", "future", "pure", "retries", "resources", "secret", "name", "callback"),
+    *("url", "network_id", "chunksize", "buffersize", "initializer"),
+)
 
 
 def test_promise_15_every_keyword_is_the_functions(executor: RushExecutor) -> None:
@@ -52,7 +55,7 @@ def test_promise_15_every_keyword_is_the_functions(executor: RushExecutor) -> No
 
 
 def test_promise_15_any_callable(executor: RushExecutor) -> None:
-    """Promise 15: builtins, classes, bound methods, partials and callable objects, as the standard library takes them."""
+    """Promise 15: builtins, classes, bound methods, partials, and what is none fails its own Future."""
     import functools
 
     assert executor.submit(len, "abc").result() == 3
@@ -163,7 +166,7 @@ def test_map_is_the_builtin_map(executor: RushExecutor) -> None:
 
 @pytest.mark.parametrize(("buffersize", "chunksize"), [(1, 1), (3, 1), (10, 1), (6, 3), (7, 3), (2, 5), (1, 100)])
 def test_map_buffersize_is_strict(executor: RushExecutor, buffersize: int, chunksize: int) -> None:
-    """At no time more than `buffersize` items have been read and not yielded, on every Python; an endless input is fine."""
+    """At no time more than `buffersize` items have been read and not yielded; the input may be endless."""
     reading = Reading()
     results = executor.map(tasks.square, reading, buffersize=buffersize, chunksize=chunksize)
     assert 1 <= reading.n <= buffersize
@@ -371,7 +374,9 @@ def test_joined_workers_beside_own_ones_and_two_clients(
         RushExecutor(0, url=server_url, network_id=network) as other,
     ):
         futures = [executor.submit(tasks.echo, (name, x)) for x in range(100) for name, executor in _named(one, other)]
-        assert [f.result(DEADLINE_S) for f in futures] == [(name, x) for x in range(100) for name, _ in _named(one, other)]
+        assert [f.result(DEADLINE_S) for f in futures] == [
+            (name, x) for x in range(100) for name, _ in _named(one, other)
+        ]
         here, there = tmp_path / "meeting", tmp_path / "meeting"
         here.mkdir()
         meeting = [one.submit(tasks.meet, str(here), 2, "a"), other.submit(tasks.meet, str(there), 2, "b")]
@@ -406,6 +411,9 @@ def test_a_worker_command_that_cannot_work_says_why(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- seal
 
 
+RIGHT, WRONG = "right secret", "wrong secret"
+
+
 class Bomb:
     """Goes off where it is unpickled."""
 
@@ -426,7 +434,7 @@ def forge(network: str, kind: str, task_id: str, bomb: Bomb) -> bytes:
 
 
 def test_seal_with_the_right_secret_everything_works(server_url: str, tmp_path: Path) -> None:
-    """Functions by name and by value, large arguments, results, errors, an initializer, `map`: all sealed, all arrive."""
+    """Functions by name and by value, large arguments, results, errors, an initializer, `map`: all arrive."""
     secret = "s3cret-" + secrets.token_hex(8)
     with RushExecutor(2, url=server_url, secret=secret, initializer=lambda: os.environ.update(READY="yes")) as executor:
         assert executor.submit(tasks.square, 3).result() == 9
@@ -440,11 +448,13 @@ def test_seal_with_the_right_secret_everything_works(server_url: str, tmp_path: 
         assert not any(secret.encode() in dump for dump in dumps)
         arguments = [p.cmdline() for p in psutil.Process().children(recursive=True)]
         assert not any(secret in " ".join(line) for line in arguments)
-        assert secret not in repr(executor) + repr(executor._session) + repr(vars(executor)) + repr(vars(executor._session))
+        assert secret not in repr(executor) + repr(executor._session) + repr(vars(executor)) + repr(
+            vars(executor._session)
+        )
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("right", "wrong"), ("right", ""), ("", "wrong")])
-def test_seal_a_worker_with_another_secret_unpickles_nothing(
+@pytest.mark.parametrize(("ours", "theirs"), [(RIGHT, WRONG), (RIGHT, ""), ("", WRONG)])
+def test_seal_a_worker_with_another_secret_unpickles_nothing(  # noqa: PLR0917 - fixtures
     server_url: str, join: Any, network: str, tmp_path: Path, ours: str, theirs: str
 ) -> None:
     """A wrong or missing secret, on either side: PayloadError that says so, and not a byte is unpickled."""
@@ -468,9 +478,9 @@ def test_seal_a_worker_with_another_secret_unpickles_nothing(
 def test_seal_of_the_initializer(server_url: str, join: Any, network: str, tmp_path: Path) -> None:
     """A worker does not unpickle an initializer that was sealed with another secret; the executor is told why."""
     marker = tmp_path / "boom"
-    join(network, RUSH_SECRET="wrong")
+    join(network, RUSH_SECRET=WRONG)
     with RushExecutor(
-        0, url=server_url, network_id=network, secret="right", initializer=tasks.note, initargs=(str(marker), "boom")
+        0, url=server_url, network_id=network, secret=RIGHT, initializer=tasks.note, initargs=(str(marker), "boom")
     ) as executor:
         failure = executor.submit(tasks.square, 3).exception(DEADLINE_S)
     assert isinstance(failure, InitializerError)
@@ -487,7 +497,7 @@ def test_seal_against_somebody_who_writes_to_the_server(
     keys = Keys(network)
     with (
         redis.Redis.from_url(server_url) as client,
-        RushExecutor(0, url=server_url, network_id=network, secret="right") as executor,
+        RushExecutor(0, url=server_url, network_id=network, secret=RIGHT) as executor,
     ):
         called = executor.submit(tasks.square, 1)
         moved, from_here = executor.submit(tasks.square, 2), executor.submit(tasks.square, 3)
@@ -506,7 +516,7 @@ def test_seal_against_somebody_who_writes_to_the_server(
         client.rpush(keys.client_bell(client_id), "1")
         for future in (answered, failed):
             assert isinstance(future.exception(DEADLINE_S), PayloadError)
-        join(network, RUSH_SECRET="right")
+        join(network, RUSH_SECRET=RIGHT)
         for future in (called, moved, function):
             failure = future.exception(DEADLINE_S)
             assert isinstance(failure, PayloadError), failure

@@ -1,4 +1,7 @@
-"""Promises about what travels: calls, results and exceptions (1-4, 12, 13, 18, 19, 21 of docs/explanation/promises.md)."""
+"""Promises about what travels: calls, results and exceptions (1-4, 12, 13, 18, 19, 21).
+
+The promises are listed in docs/explanation/promises.md.
+"""
 
 from __future__ import annotations
 
@@ -188,15 +191,16 @@ def test_promise_3_a_module_that_the_worker_does_not_have(lone: RushExecutor, la
     assert lone.submit(tasks.pid).result() == worker
 
 
-def test_promise_3_a_name_that_the_worker_does_not_have(
-    server_url: str, late_module: Any, tmp_path: Path
-) -> None:
+def test_promise_3_a_name_that_the_worker_does_not_have(server_url: str, late_module: Any, tmp_path: Path) -> None:
     """Promise 3: where the worker has another version of the module, the error says so."""
     module = late_module("def function(): return 1")
     with RushExecutor(1, url=server_url) as executor:
         assert executor.submit(module.function).result() == 1
         module = late_module("class Thing: pass\ndef function(): return 1\ndef other(): return 2")
-        for future, name in ((executor.submit(module.other), "other"), (executor.submit(len, [module.Thing()]), "Thing")):
+        for future, name in (
+            (executor.submit(module.other), "other"),
+            (executor.submit(len, [module.Thing()]), "Thing"),
+        ):
             failure = future.exception(DEADLINE_S)
             assert isinstance(failure, PayloadError)
             assert isinstance(failure.__cause__, AttributeError)
@@ -431,7 +435,7 @@ def test_promise_13_wherever_a_function_was_defined(tmp_path: Path, how: str) ->
 
 
 def test_promise_13_in_cells_of_a_notebook(tmp_path: Path) -> None:
-    """Promise 13: cells are compiled one by one into `__main__`, which has no file; a traceback shows the cell's line."""
+    """Promise 13: cells are compiled one by one into a `__main__` without a file; a traceback shows the cell's line."""
     cells = [
         "from rush_executor import RushExecutor\nexecutor = RushExecutor(2)",
         "def f(x):\n    return x + 1\nprint(list(executor.map(f, range(3))))",
@@ -486,9 +490,7 @@ def test_promise_18_a_result_larger_than_any_string_of_the_server(lone: RushExec
     n = 520 * 1024 * 1024 // 8
 
     def make(n: int) -> Any:
-        import numpy
-
-        return numpy.arange(n, dtype=numpy.uint64)
+        return np.arange(n, dtype=np.uint64)
 
     result = lone.submit(make, n).result()
     assert result.shape == (n,)

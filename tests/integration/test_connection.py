@@ -115,7 +115,7 @@ def test_a_busy_server(own_rig: Rig, background: Callable[..., Future[Any]], eve
     """A script of somebody else runs for ever: BUSY is no end, somebody will kill it."""
     client = own_rig.client()
     own_rig.redis.config_set("lua-time-limit", 50)
-    with redis.Redis.from_url(own_rig.url, socket_timeout=60) as other:
+    with redis.Redis.from_url(own_rig.url, protocol=2, socket_timeout=60) as other:
         endless = background(other.eval, "while true do end", 0)
 
         def is_busy() -> bool:

@@ -72,8 +72,10 @@ def script(path: Path, text: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary directory for the servers of this test, with a short path; nothing may be left in it."""
+    # pytest's own is made when it is first asked for: not here.
+    tmp_path_factory.getbasetemp()
     path = Path(tempfile.mkdtemp(prefix="t-", dir=server_module._SHORT_ROOT))
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     yield path

@@ -116,7 +116,6 @@ def test_functions_are_told_apart() -> None:
     assert pace.limit == 2
 
 
-@pytest.mark.xfail(reason="limit is computed when a claim is made, from what ran before it; see the report of issue 2")
 def test_after_a_long_task_the_next_claim_is_for_one() -> None:
     """What is known when the claim is made counts, not what was known at the claim before."""
     pace = warm()
