@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ except ImportError:
     Progress = None  # type: ignore[assignment,misc]
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
-# Not the library itself: what was installed beside it, and its tests, which not every installation has.
-SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+# What was installed beside the library, its tests, which not every installation has, and tables that are no code.
+SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings"}
 # Lines that a function must have for its twin to be a finding.
 SHORTEST_COPY = 5
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.BoolOp, ast.ExceptHandler, ast.comprehension, ast.match_case)
@@ -112,8 +112,16 @@ class Killed(NamedTuple):
     file: str
 
 
-def run_on_workers(files: dict[str, int], n_workers: int | None) -> tuple[dict[str, Report], dict[str, int], Killed]:
-    """The same work by an executor. Returns the reports, which worker did which file, and who was killed."""
+class Outcome(NamedTuple):
+    """What the workers have made: the reports, who did which file, and who was killed."""
+
+    reports: dict[str, Report]
+    done_by: dict[str, int]
+    killed: Killed | None
+
+
+def run_on_workers(files: dict[str, int], n_workers: int | None) -> Outcome:
+    """The same work by an executor, with a mishap half way through."""
     reports, done_by, killed = {}, {}, None
     n_bytes, total = 0, sum(files.values())
     with (
@@ -121,16 +129,16 @@ def run_on_workers(files: dict[str, int], n_workers: int | None) -> tuple[dict[s
         RushExecutor(n_workers) as executor,
         progress("workers", total) as advance,
     ):
-        futures = {executor.submit(analyse_at, board, file): file for file in files}
-        for future in as_completed(futures):
-            file = futures[future]
+        futures = {file: executor.submit(analyse_at, board, file) for file in files}
+        file_of = {future: file for file, future in futures.items()}
+        for future in as_completed(file_of):
+            file = file_of[future]
             done_by[file], reports[file] = future.result()
             advance(files[file])
             n_bytes += files[file]
             if killed is None and n_bytes >= total / 2:
-                killed = kill_a_worker(Path(board))
-    assert killed is not None
-    return reports, done_by, killed
+                killed = kill_a_worker(Path(board), futures)
+    return Outcome(reports, done_by, killed)
 
 
 def analyse_at(board: str, file: str) -> tuple[int, Report]:
@@ -140,12 +148,15 @@ def analyse_at(board: str, file: str) -> tuple[int, Report]:
     return os.getpid(), analyse(file)
 
 
-def kill_a_worker(board: Path) -> Killed:
-    """Kills the worker that began a file last."""
-    time.sleep(0.01)  # the worker whose result we have just seen is by now well into its next file
-    log = max(board.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    os.kill(int(log.name), signal.SIGKILL)
-    return Killed(int(log.name), log.read_text().splitlines()[-1])
+def kill_a_worker(board: Path, futures: dict[str, Future[tuple[int, Report]]]) -> Killed | None:
+    """Kills a worker that is at a file: of these the one that has begun last."""
+    time.sleep(0.002)  # the worker whose result we have just seen is about to begin its next file
+    for log in sorted(board.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        *_, file = log.read_text().split("\n")[:-1] or [""]
+        if file and not futures[file].done():
+            os.kill(int(log.name), signal.SIGKILL)
+            return Killed(int(log.name), file)
+    return None
 
 
 # -------------------------------------------------------------------------------------------------------- what is shown
@@ -230,11 +241,13 @@ def main() -> int:
 
     print()
     show_findings(expected)
-    print(f"Killed   worker {killed.pid} by SIGKILL, half way through, ", end="")
-    if done_by[killed.file] == killed.pid:
-        print(f"when it had just done {killed.file}")
+    if killed is None:
+        print("Killed   nobody: half way through, no worker was at a file any more")
+    elif done_by[killed.file] == killed.pid:
+        print(f"Killed   worker {killed.pid} by SIGKILL, half way through, when it had just done {killed.file}")
     else:
-        print(f"in the middle of {killed.file}: worker {done_by[killed.file]} did it again")
+        print(f"Killed   worker {killed.pid} by SIGKILL, half way through, in the middle of {killed.file}: ", end="")
+        print(f"worker {done_by[killed.file]} did it again")
     times = f"{here_s:.2f} s in one process, {workers_s:.2f} s with workers, their start and end included"
     print(f"Time     {times}: {here_s / workers_s:.2f} times as fast, on {os.cpu_count()} CPUs")
     if reports != expected:

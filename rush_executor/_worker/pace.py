@@ -2,8 +2,8 @@
 
 Every claim is a round trip (about 0.1 ms), so short tasks are claimed by the handful; a task of unknown or long run
 time is claimed alone, so that nothing waits behind it and the next one in the queue can still be cancelled or taken by
-another worker. What decides is the run time of each function, measured in this worker: that of the function run last
-says how much to claim, and a function known to be long, or not known, is not started while anything waits behind it.
+another worker. What decides are run times measured in this worker: the mean of the last batch says how much to claim,
+and a function known to be long, or not known, is not started while anything waits behind it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class Pace:
     def __init__(self) -> None:
         self._estimates: dict[bytes, float] = {}
         self._limit = 1
-        self._last_s = BATCH_S
+        # Since the last claim, or, before a task has been run since then, up to that claim.
+        self._mean_s = BATCH_S
+        self._total_s = 0.0
+        self._n_run = 0
         self._suspect = b""
 
     @property
@@ -58,14 +61,20 @@ class Pace:
             self._suspect = b""
             new = old + _FRESH * (seconds - old)
         estimates[function_key] = new
-        self._last_s = new
+        self._total_s += seconds
+        self._n_run += 1
+        self._mean_s = self._total_s / self._n_run
 
     def claimed(self) -> None:
         """A claim was made: the next one may be twice as large, if the tasks go on being short."""
         self._limit = min(2 * self.limit, self._fitting)
+        self._total_s, self._n_run = 0.0, 0
 
     @property
     def _fitting(self) -> int:
-        """How many tasks like the last one are a batch."""
-        fitting = int(BATCH_S / self._last_s) if self._last_s > 0 else _LARGEST_BATCH
+        """How many tasks like those of the last batch make a batch.
+
+        Their mean, because on a busy machine single tasks seem long: the process was not given the processor.
+        """
+        fitting = int(BATCH_S / self._mean_s) if self._mean_s > 0 else _LARGEST_BATCH
         return max(1, min(fitting, _LARGEST_BATCH))
