@@ -95,6 +95,15 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def whole_family(pid: int, n: int) -> list[psutil.Process]:
+    """All `n` descendants of a process, as soon as they are there: a task may run before the last worker is forked."""
+    end_at = time.monotonic() + DEADLINE_S
+    while len(found := family(pid)) != n:
+        assert time.monotonic() < end_at, f"{n} processes were expected, not {found}"
+        time.sleep(0.002)
+    return found
+
+
 def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     """Those that live: a zombie, which only waits for its parent, does not."""
     return [p for p in processes if _is_alive(p)]
