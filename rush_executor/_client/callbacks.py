@@ -1,8 +1,8 @@
 """The thread that runs done-callbacks.
 
 A callback may wait for another Future of the same executor; on the thread that resolves Futures it would wait for
-ever. One thread, so that callbacks run in the order in which their Futures were resolved. Started at the first
-callback; ended by `close`, after all that was queued before it.
+ever. One thread, so that callbacks run in the order in which their Futures were resolved. Started when the first
+callback is added; ended by `close`, after all that was queued before it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,31 @@ class CallbackThread:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def run(self, future: RushFuture) -> None:
-        """Has the callbacks of a Future run."""
+    def start(self) -> bool:
+        """Starts the thread, if it is not there.
+
+        Called when a callback is added: when it is to run, the interpreter may be on its way out, and from Python 3.12
+        on no thread can be started then.
+
+        Returns:
+            Whether there is a thread.
+        """
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rush-callbacks", daemon=True)
-                self._thread.start()
-        self._futures.put(future)
+                thread = threading.Thread(target=self._run, name="rush-callbacks", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+            return True
+
+    def run(self, future: RushFuture) -> None:
+        """Has the callbacks of a Future run; on this thread if there can be none for them any more."""
+        if self.start():
+            self._futures.put(future)
+        else:
+            future._run_callbacks()
 
     def is_current(self) -> bool:
         """Whether it is a callback that asks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -30,6 +31,9 @@ class FutureOwner(Protocol):
 
     def is_running(self, future: RushFuture) -> bool:
         """Whether a worker has the task."""
+
+    def expect_callbacks(self) -> None:
+        """A callback was added."""
 
     def run_callbacks(self, future: RushFuture) -> None:
         """Runs the Future's callbacks on a thread made for them."""
@@ -63,6 +67,11 @@ class RushFuture(Future[Any]):
         if self.done():
             return self.cancelled()
         return self._owner.cancel(self)
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Has `fn` called with this Future when it is done, on a thread made for callbacks; at once if it is done."""
+        self._owner.expect_callbacks()
+        super().add_done_callback(fn)
 
     def running(self) -> bool:
         """Whether a worker has claimed the task: asks the ledger."""

@@ -252,6 +252,10 @@ class Session:
         except (NetworkLostError, NetworkGone, Refused):
             return False
 
+    def expect_callbacks(self) -> None:
+        """A callback was added: there must be a thread that runs it."""
+        self._callbacks.start()
+
     def run_callbacks(self, future: RushFuture) -> None:
         """Runs the Future's callbacks on a thread made for them."""
         self._callbacks.run(future)
