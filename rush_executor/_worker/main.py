@@ -82,7 +82,7 @@ def run_worker(settings: WorkerSettings) -> int:
         ledger.register(settings.agent_id, settings.host, os.getpid())
         settings.slot.set_ready()
         _install_signal_handlers(loop)
-        os.register_at_fork(after_in_child=lambda: _leave_to_child(channel, loop))
+        _watch_forks(channel, loop)
         start_courier(loop)
         loop.run()
     except (LeaveNow, NetworkGone, WorkerGone, NetworkLostError) as reason:
@@ -122,9 +122,26 @@ def _install_signal_handlers(loop: TaskLoop) -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _leave_to_child(channel: Channel, loop: TaskLoop) -> None:
-    """In a process that a task forks: it is no worker; signals and the connection are not its own."""
-    loop.is_copy = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    channel.close()
+def _watch_forks(channel: Channel, loop: TaskLoop) -> None:
+    """Has a process that a task forks be no worker: signals and the connection are not its own.
+
+    The two signals wait meanwhile: one that a child gets while it still has the worker's handlers would be swallowed,
+    and whoever sent it (`Process.terminate`, say) would wait for the child's end for ever.
+    """
+    blocked: list[set[int | signal.Signals]] = []
+
+    def before() -> None:
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT)))
+
+    def restore() -> None:
+        if blocked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked.pop())
+
+    def leave_to_child() -> None:
+        loop.is_copy = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        channel.close()
+        restore()
+
+    os.register_at_fork(before=before, after_in_parent=restore, after_in_child=leave_to_child)
