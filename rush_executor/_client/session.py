@@ -93,6 +93,8 @@ class Session:
         self._is_lost = False
         self._is_aborted = False
         self._has_left = False
+        # Locked as long as the listener has not taken everything down.
+        self._is_open = threading.Lock()
         self._channels = [self._open_channel() for _ in range(3)]
         lease_ms = int(config.client_lease_s * 1000)
         self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)
@@ -108,10 +110,11 @@ class Session:
             is_done=self._is_done,
             when_lost=self._lose,
             on_tick=self._tick,
-            take_down=self._take_down,
+            take_down=self._end,
         )
         self._join_network(initializer)
         self._dispatcher.start()
+        self._is_open.acquire()
         self._listener.thread.start()
         lifecycle.register(self)
 
@@ -208,6 +211,9 @@ class Session:
         """Waits until the session is closed and its callbacks have run; at once if a callback of its own calls."""
         if self._callbacks.is_current():
             return
+        # Not `Thread.join` alone: before Python 3.13, one that Ctrl-C has interrupted takes the thread for ended.
+        with self._is_open:
+            pass
         self._listener.thread.join()
         self._callbacks.close()
 
@@ -269,8 +275,10 @@ class Session:
             self.shut_down(why="interpreter shutdown", abort=interrupted)
             self.join()
         except KeyboardInterrupt:
-            # Ctrl-C while waiting here: the process ends, and the agent ends the workers when it sees the pipe close.
-            self._stopping.set()
+            # Ctrl-C while waiting here: nobody wants the rest any more. After a second one the process ends at once,
+            # and the agent ends workers and server when it sees the pipe close.
+            self.shut_down(why="interpreter shutdown", abort=True)
+            self.join()
 
     def disown(self) -> None:
         """In a forked child: closes this process's copies of the parent's connections, and fails inherited Futures."""
@@ -280,6 +288,7 @@ class Session:
         self._is_lost = True
         # Threads that are not here any more may have held the locks at the fork.
         self._lock = threading.Lock()
+        self._is_open = threading.Lock()
         self._dispatcher.lock = threading.Lock()
         for channel in self._channels:
             channel.close()
@@ -353,8 +362,15 @@ class Session:
             self._next_look_at = now + self._config.heartbeat_period_s
         self._next_tick_at = now + _TICK_S
 
+    def _end(self) -> None:
+        """The last thing that the listener thread does."""
+        try:
+            self._take_down()
+        finally:
+            self._is_open.release()
+
     def _take_down(self) -> None:
-        """Closes the session; the last thing that the listener thread does."""
+        """Closes the session."""
         with self._lock:
             self._why_closed = self._why_closed or "the network was lost"
         self._dispatcher.close()

@@ -749,7 +749,7 @@ def test_promise_22_ctrl_c_that_is_caught(terminal: Any, tmp_path: Path, eventua
     assert alive(processes) == []
 
 
-@pytest.mark.parametrize("block", ["with", "bare", "map", "wait"])
+@pytest.mark.parametrize("block", ["with", "bare", "map", "wait", "leaving"])
 def test_promise_22_ctrl_c_that_is_not_caught(
     terminal: Any, tmp_path: Path, eventually: Eventually, block: str
 ) -> None:
@@ -757,6 +757,7 @@ def test_promise_22_ctrl_c_that_is_not_caught(
     end = {
         "with": "with RushExecutor(2) as executor:\n    executor.submit(wait, sys.argv[1]).result()",
         "bare": "executor = RushExecutor(2)\nexecutor.submit(wait, sys.argv[1]).result()",
+        "leaving": "with RushExecutor(2) as executor:\n    executor.submit(wait, sys.argv[1])",
         "map": "executor = RushExecutor(2)\nlist(executor.map(wait, [sys.argv[1]] * 9))",
         "wait": (
             "import concurrent.futures\nexecutor = RushExecutor(2)\n"
@@ -774,6 +775,24 @@ def test_promise_22_ctrl_c_that_is_not_caught(
     assert "worker" not in text
     assert alive(processes) == []
     assert not (tmp_path / "gate").exists()
+
+
+@pytest.mark.parametrize("end", ["", "executor.shutdown(wait=False)", "del executor"])
+def test_promise_22_ctrl_c_at_the_exit(terminal: Any, tmp_path: Path, eventually: Eventually, end: str) -> None:
+    """Promise 22: a program that has reached its end, and waits for its tasks, ends without a word."""
+    one = terminal(f"executor = RushExecutor(2)\nexecutor.submit(wait, sys.argv[1])\nprint('end', flush=True)\n{end}")
+    one.read_until("end\n")
+    eventually((tmp_path / "told").exists)
+    processes = whole_family(one.pid, 4)
+    # Asleep in the wait at the exit, as far as that can be seen from outside.
+    eventually(lambda: psutil.Process(one.pid).status() == psutil.STATUS_SLEEPING)
+    one.press_ctrl_c()
+    code, text = one.finish()
+    assert code in (0, -signal.SIGINT)
+    if code == 0:
+        assert text == "end\n^C"
+    assert "orker" not in text
+    assert alive(processes) == []
 
 
 def test_promise_22_ctrl_c_while_everything_is_busy(terminal: Any, tmp_path: Path, eventually: Eventually) -> None:
