@@ -1,6 +1,9 @@
 """The sending side: an outbox, a thread that empties it, and the shortcut past both.
 
-A lone task is sent by the thread that submits it: handing it to another thread would cost more than sending it. When
+A lone task is sent by the thread that submits it: handing it to another thread would cost more than sending it. Nor
+does that thread wait for an answer, which would wake it for nothing: the outcome shows that the task has arrived. If
+there is no outcome when the next task is sent, or after half a second, the same batch is sent again and asked about,
+which does no harm (docs/decisions/0004). When
 tasks come faster than one by one, sending each by itself would cost a round trip each, so they go into the outbox, and
 the dispatcher sends whatever the outbox holds when it gets to it: the busier the process, the larger the batches.
 
@@ -12,8 +15,11 @@ The thread is started with the session and ended by `close`; it sleeps while the
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -30,6 +36,8 @@ __all__ = ["Dispatcher", "Parcel"]
 _LARGEST_BATCH: Final = 500
 # Bytes of payload beyond which a batch is sent as it is.
 _LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
+# After a longer pause the connection may have been cut without our knowledge: then a lone task waits for its answer.
+_FRESH_S: Final = 1.0
 
 
 class Parcel(NamedTuple):
@@ -43,6 +51,14 @@ class _Batch(NamedTuple):
     number: int
     parcels: list[Parcel]
     functions: list[tuple[str, bytes]]
+
+
+class _Posted(NamedTuple):
+    """A batch of one task that was sent without an answer. Whether it has arrived is of interest as long as the Future."""
+
+    number: int
+    future: weakref.ref[RushFuture]
+    task: NewTask
 
 
 class _Wakeup:
@@ -96,6 +112,9 @@ class Dispatcher:
         self._outbox: deque[Parcel] = deque()
         # Taken out of the outbox, not yet known to have arrived.
         self._batch: _Batch | None = None
+        # What was sent without an answer, and when.
+        self._posted: _Posted | None = None
+        self._sent_at = -math.inf
         self._n_batches = 0
         self._is_asleep = False
         self._is_closed = False
@@ -115,10 +134,14 @@ class Dispatcher:
         """
         if is_lone and self._is_asleep and not self._outbox:
             with self.lock:
+                self.settle()
                 if self._batch is None and not self._outbox:
+                    now = time.monotonic()
+                    is_fresh = now - self._sent_at < _FRESH_S
+                    self._sent_at = now
                     try:
                         self._batch = self._make_batch([parcel])
-                        self._send_batch()
+                        self._send_batch(wait=not is_fresh)
                     except BaseException:
                         # Ctrl-C in the middle: the thread sends it again, under the same number.
                         self._wakeup.set()
@@ -126,6 +149,22 @@ class Dispatcher:
                     return
         self._outbox.append(parcel)
         if self._is_asleep:
+            self._wakeup.set()
+
+    def settle(self) -> None:
+        """Makes sure that what was sent has arrived; to be called under the lock, before the uplink is used."""
+        posted = self._posted
+        if posted is not None:
+            future = posted.future()
+            # Gone or done: it has an outcome, so the task had arrived.
+            if future is not None and not future.done():
+                self._batch = _Batch(posted.number, [Parcel(future, posted.task)], [])
+                self._send_batch()
+            self._posted = None
+
+    def nudge(self) -> None:
+        """Has the thread settle what was sent a while ago: it may have been lost."""
+        if self._posted is not None:
             self._wakeup.set()
 
     def close(self) -> None:
@@ -143,8 +182,10 @@ class Dispatcher:
             if not self._outbox and self._batch is None:
                 self._wakeup.wait()
             self._is_asleep = False
-            while (self._outbox or self._batch is not None) and not self._is_closed:
+            while (self._outbox or self._batch is not None or self._posted is not None) and not self._is_closed:
                 with self.lock:
+                    # First: after a batch with a later number the server would take this one for seen.
+                    self.settle()
                     if self._batch is None:
                         self._batch = self._make_batch(self._take_parcels())
                     self._send_batch()
@@ -167,7 +208,7 @@ class Dispatcher:
         digests = [future._digest for future, _ in parcels if future._digest is not None]
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
-    def _send_batch(self) -> None:
+    def _send_batch(self, *, wait: bool = True) -> None:
         batch = self._batch
         if batch is None:
             return
@@ -175,7 +216,12 @@ class Dispatcher:
         for future, _ in batch.parcels:
             future._is_sent = True
         try:
-            self._uplink.push(batch.number, [parcel.task for parcel in batch.parcels], batch.functions)
+            is_answered = self._uplink.push(
+                batch.number, [parcel.task for parcel in batch.parcels], batch.functions, wait=wait
+            )
+            if not is_answered:
+                [(future, task)] = batch.parcels
+                self._posted = _Posted(batch.number, weakref.ref(future), task)
             if batch.functions:
                 self._shelf.sent([digest for digest, _ in batch.functions])
                 excess = self._shelf.take_excess()

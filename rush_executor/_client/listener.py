@@ -1,8 +1,7 @@
 """The receiving side: a thread that reads the inbox and resolves Futures.
 
-Started by the session. It waits for the client's bell and drains the inbox on every ring, on every reconnect and once
-a second (see `Downlink`). An outcome is trimmed from the inbox only after its Future was resolved, so a lost reply
-loses nothing. It ends when the session drains and nothing is pending, or when the network is lost; then it takes
+Started by the session. It waits at the client's inbox and reads what comes (see `Downlink`). An outcome is trimmed from
+the inbox only after its Future was resolved, so a lost reply loses nothing. It ends when the session drains and nothing is pending, or when the network is lost; then it takes
 everything down, whoever has asked for it.
 """
 
@@ -10,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
-from rush_executor._ledger.client import Downlink
+from rush_executor._ledger.client import START, Downlink
 from rush_executor._ledger.connection import NetworkGone, Refused
 from rush_executor._protocol.records import FAILED_BLOB_TAG, FINISHED_BLOB_TAG
 from rush_executor.errors import NetworkLostError
@@ -22,8 +22,10 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger(__name__)
 
-# Outcomes of this size together are trimmed at once, not with the next read: they are memory of the server.
-_TRIM_AT_ONCE_BYTES: Final = 1 << 20
+# What was resolved is memory of the server until it is trimmed. Doing it with every read would cost more than reading.
+_TRIM_AFTER: Final = 100
+_TRIM_AFTER_BYTES: Final = 1 << 20
+_TRIM_EVERY_S: Final = 0.5
 
 
 class Listener:
@@ -70,28 +72,35 @@ class Listener:
             self._take_down()
 
     def _listen(self) -> None:
-        n_resolved, n_bytes = 0, 0
+        position = START
         done_blobs: list[str] = []
+        n_read = n_bytes = 0
+        trim_at = 0.0
         while not self._is_done():
-            wait = n_bytes < _TRIM_AT_ONCE_BYTES
-            outcomes = self._downlink.receive(n_resolved, done_blobs=done_blobs, wait=wait)
-            n_bytes, done_blobs = 0, []
-            for i in range(0, len(outcomes), 2):
-                outcome = outcomes[i + 1]
+            now = time.monotonic()
+            trim = now >= trim_at or n_read >= _TRIM_AFTER or n_bytes >= _TRIM_AFTER_BYTES or bool(done_blobs)
+            if trim:
+                n_read = n_bytes = 0
+                trim_at = now + _TRIM_EVERY_S
+            outcomes, position = self._downlink.receive(position, trim=trim, done_blobs=done_blobs)
+            done_blobs = []
+            for task_id, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
+                if not outcome:
+                    # Only to wake us: see whether we are done.
+                    continue
                 n_bytes += len(outcome)
-                tag = outcome[:1]
-                body: bytes | None = outcome[1:]
+                tag, body = outcome[:1], outcome[1:]
                 if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
-                    blob_id = outcome[1:].decode()
-                    body = self._fetch(blob_id)
+                    blob_id = body.decode()
+                    self._resolve(task_id.decode(), tag, self._fetch(blob_id))
                     done_blobs.append(blob_id)
-                    n_bytes = _TRIM_AT_ONCE_BYTES
-                self._resolve(outcomes[i].decode(), tag, body)
-            n_resolved += len(outcomes) // 2
+                else:
+                    self._resolve(task_id.decode(), tag, body)
+            n_read += len(outcomes) // 2
             # Not kept while waiting for the next ones.
-            outcomes, outcome, body = [], b"", None
+            outcomes, outcome, body = [], b"", b""
             self._on_tick()
-        self._downlink.receive(n_resolved, done_blobs=done_blobs, wait=False)
+        self._downlink.receive(position, done_blobs=done_blobs, wait=False)
 
     def _fetch(self, blob_id: str) -> bytes | None:
         try:

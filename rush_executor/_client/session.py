@@ -194,9 +194,10 @@ class Session:
             self.cancel_all(self._pending.all())
         if abort:
             self._pending.cancel_all()
-        # The listener may be in its bell: ring, so that it sees that it is done. Not after it has left: the bell would
+        # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: the server may
         # stay at the server for ever, or the server be gone and waited for.
         with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
+            self._dispatcher.settle()
             if not self._is_lost and not self._has_left:
                 self._uplink.ring()
 
@@ -226,6 +227,7 @@ class Session:
     def n_workers(self) -> int:
         """How many workers have joined the network."""
         with self._dispatcher.lock:
+            self._dispatcher.settle()
             return self._uplink.n_workers()
 
     # What Futures ask (`FutureOwner`).
@@ -254,6 +256,7 @@ class Session:
             return False
         try:
             with self._dispatcher.lock:
+                self._dispatcher.settle()
                 return self._uplink.state(future.task_id) == RUNNING
         except (NetworkLostError, NetworkGone, Refused):
             return False
@@ -350,6 +353,7 @@ class Session:
         now = time.monotonic()
         if now < self._next_tick_at:
             return
+        self._dispatcher.nudge()
         try:
             dead = self._keeper.check()
         except NoWorkers as error:
@@ -391,6 +395,7 @@ class Session:
 
     def _leave_network(self) -> None:
         with self._dispatcher.lock:
+            self._dispatcher.settle()
             self._has_left = True
             try:
                 if not self._is_lost:
@@ -411,6 +416,7 @@ class Session:
         """Cancels those of these Futures that no worker has claimed."""
         # All under the lock: what is found unsent here must be cancelled before the dispatcher looks at it.
         with self._dispatcher.lock:
+            self._dispatcher.settle()
             sent = [future.task_id for future in futures if future._is_sent]
             replies = dict(zip(sent, self._uplink.cancel(sent) if sent else [], strict=True))
             verdicts = []

@@ -168,7 +168,7 @@ def break_network(channel: Channel, keys: Keys, epoch: str, text: str) -> None:
     """
     k = keys
     outcome = BROKEN_TAG + text.encode(errors="replace")
-    args: list[str | bytes | int] = [epoch, outcome, k.client(), k.inbox(), k.client_bell()]
+    args: list[str | bytes | int] = [epoch, outcome, k.client(), k.inbox()]
     channel.call(evalsha("break_network", (k.network, k.client_ids), args))
 
 
@@ -195,7 +195,6 @@ def _lose_worker(
             k.task(),
             k.client(),
             k.inbox(),
-            k.client_bell(),
             k.blob(),
         ],
     )

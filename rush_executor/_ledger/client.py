@@ -1,7 +1,7 @@
 """What a client asks of the ledger: open a network, push, cancel, ask for a state, receive outcomes, leave.
 
-`Uplink` changes the ledger, `Downlink` reads the inbox. They are two connections, because the second one is blocked in
-its bell most of the time.
+`Uplink` changes the ledger, `Downlink` reads the inbox. They are two connections, because the second one is blocked
+in its wait most of the time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
@@ -17,10 +17,13 @@ from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import NewTask
 
-__all__ = ["CancelReply", "Downlink", "OpenedNetwork", "Uplink", "retire_client"]
+__all__ = ["START", "CancelReply", "Downlink", "OpenedNetwork", "Received", "Uplink", "retire_client"]
 
-# Outcomes read at once: 500 of the largest that stay in the record are 128 MB.
-_INBOX_BATCH: Final = 500
+# Where an inbox begins.
+START: Final = "0-0"
+# Entries of the inbox read at once. One holds the outcomes of a batch, about 1 MB at most: see `deliver` in prelude.lua.
+_INBOX_BATCH: Final = 100
+_BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000
 
 
@@ -66,16 +69,17 @@ class Uplink:
         self._client_id = client_id
         self._lease_ms = lease_ms
         self._epoch = ""
+        self._can_mute = False
         k = keys
         self._push_keys = (k.network, k.client(client_id), k.queued_tasks, k.bell, k.worker_ids)
-        self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id), k.client_bell(client_id))
+        self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
     def open_network(self, epoch: str, initializer: bytes) -> OpenedNetwork:
         """Joins the network, or creates it with this epoch and initializer."""
         k = self._keys
         command = evalsha(
             "open_network",
-            (k.network, k.client_ids, k.client(self._client_id), k.queued_tasks),
+            (k.network, k.client_ids, k.client(self._client_id), k.queued_tasks, k.inbox(self._client_id)),
             [
                 self._client_id,
                 epoch,
@@ -83,7 +87,6 @@ class Uplink:
                 initializer,
                 k.client(),
                 k.inbox(),
-                k.client_bell(),
                 k.functions(),
                 k.task(),
                 k.blob(),
@@ -91,15 +94,28 @@ class Uplink:
         )
         [found, creator, broken] = self._channel.call(command)[0]
         self._epoch = found.decode()
+        self._can_mute = self._channel.can_mute()
         return OpenedNetwork(self._epoch, creator.decode(), broken)
 
-    def push(self, batch: int, tasks: Sequence[NewTask], functions: Sequence[tuple[str, bytes]] = ()) -> None:
+    def push(
+        self,
+        batch: int,
+        tasks: Sequence[NewTask],
+        functions: Sequence[tuple[str, bytes]] = (),
+        *,
+        wait: bool = True,
+    ) -> bool:
         """Queues tasks, in their order.
 
         Args:
             batch: Number of the batch: 1, 2, 3, ...; one that the server has taken before changes nothing.
             tasks: At most 500, so that no other client of the server waits long.
             functions: Digest and sealed body of functions that the server does not have yet.
+            wait: False to return as soon as the tasks are sent, where that can be done.
+
+        Returns:
+            True when the server has taken the tasks. False when nobody knows yet: an outcome will show that they have
+            arrived, and pushing the same batch again, and waiting, makes sure.
         """
         args: list[str | bytes | int] = [self._epoch, self._client_id, batch, self._keys.task(), self._keys.blob()]
         for task in tasks:
@@ -116,7 +132,12 @@ class Uplink:
                 pack(("PEXPIRE", key, self._lease_ms)),
                 *commands,
             ]
-        self._channel.call(*commands)
+        is_answered = wait or len(commands) > 1 or not self._can_mute
+        if is_answered:
+            self._channel.call(*commands)
+        else:
+            self._channel.post(commands[0])
+        return is_answered
 
     def forget_functions(self, digests: Sequence[str]) -> None:
         """Deletes functions that no task of this client needs any more."""
@@ -139,8 +160,7 @@ class Uplink:
 
     def ring(self) -> None:
         """Wakes this client's `Downlink`."""
-        bell = self._cancel_keys[-1]
-        self._channel.call(pack(("RPUSH", bell, "1")), pack(("PEXPIRE", bell, self._lease_ms)))
+        self._channel.call(pack(("XADD", self._cancel_keys[-1], "NOMKSTREAM", "*", "", "")))
 
     def retire(self) -> None:
         """Leaves the network; the last client takes it along."""
@@ -151,40 +171,58 @@ class Uplink:
         self._channel.close()
 
 
-class Downlink:
-    """A client's inbox.
+class Received(NamedTuple):
+    """What a look into the inbox brought.
 
-    Each wait is one round trip: the blocking read of the bell, and behind it in the same packet the reading of the
-    inbox, which the server runs as soon as the bell rings or the wait is over. So a result needs no second trip, a
-    token that got lost costs at most `BLOCK_S`, and an inbox is read once a second whatever happens.
+    Attributes:
+        outcomes: Task id, outcome, task id, outcome, ...; possibly nothing.
+        position: Up to where the inbox was read.
+    """
+
+    outcomes: list[bytes]
+    position: str
+
+
+class Downlink:
+    """A client's inbox: a stream, read by range.
+
+    Each look is one round trip, which the server answers as soon as there is something, or after `BLOCK_S`. Reading
+    takes nothing away, so a reply that got lost is asked for again.
     """
 
     def __init__(self, channel: Channel, keys: Keys, client_id: str) -> None:
         self._channel = channel
         self._keys = keys
         k = keys
-        self._trim_keys = (k.client(client_id), k.inbox(client_id), k.client_bell(client_id), k.functions(client_id))
-        self._wait = pack(("BLPOP", k.client_bell(client_id), str(BLOCK_S)))
-        self._read = pack(("LRANGE", k.inbox(client_id), "0", str(2 * _INBOX_BATCH - 1)))
+        self._inbox = k.inbox(client_id)
+        self._trim_keys = (k.client(client_id), self._inbox, k.functions(client_id))
 
-    def receive(self, n_resolved: int, *, done_blobs: Sequence[str] = (), wait: bool = True) -> list[bytes]:
-        """Trims what was resolved, waits for the bell, and reads what is there.
+    def receive(
+        self, position: str = START, *, trim: bool = True, done_blobs: Sequence[str] = (), wait: bool = True
+    ) -> Received:
+        """Waits until the inbox holds something behind a position, and reads it.
 
         Args:
-            n_resolved: Outcomes of this client that were read since it joined: those are trimmed.
+            position: Up to where the outcomes of this client were resolved: as in the last `Received`.
+            trim: Whether to delete them, and renew the lease; to be done twice a second or so.
             done_blobs: Blobs of outcomes that were resolved: those are deleted.
             wait: False to look only.
 
-        Returns:
-            Task id, outcome, task id, outcome, ...; possibly nothing. The same again if `n_resolved` is not raised.
+        Raises:
+            NetworkGone: When trimming: the server does not know this client any more.
         """
         commands = [delete_command(self._keys, blob_id) for blob_id in done_blobs]
-        if wait:
-            commands.append(self._wait)
-        commands.append(evalsha("trim_inbox", self._trim_keys, [n_resolved]))
-        commands.append(self._read)
-        outcomes: list[bytes] = self._channel.call(*commands)[-1]
-        return outcomes
+        if trim:
+            # Before the wait, and in one packet with it.
+            commands.append(evalsha("trim_inbox", self._trim_keys, [_next(position)]))
+        block = ("BLOCK", _BLOCK_MS) if wait else ()
+        commands.append(pack(("XREAD", "COUNT", _INBOX_BATCH, *block, "STREAMS", self._inbox, position)))
+        reply = self._channel.call(*commands)[-1]
+        if reply is None:
+            return Received([], position)
+        entries = reply[0][1]
+        outcomes = entries[0][1] if len(entries) == 1 else [part for _, fields in entries for part in fields]
+        return Received(outcomes, entries[-1][0].decode())
 
     def read_blob(self, blob_id: str) -> bytes:
         """Reads an outcome that was too large for the inbox."""
@@ -193,6 +231,12 @@ class Downlink:
     def close(self) -> None:
         """Ends the connection."""
         self._channel.close()
+
+
+def _next(position: str) -> str:
+    """The smallest entry id behind a position."""
+    ms, _, number = position.partition("-")
+    return f"{ms}-{int(number) + 1}"
 
 
 def retire_client(channel: Channel, keys: Keys, client_id: str) -> None:
@@ -205,12 +249,11 @@ def retire_client(channel: Channel, keys: Keys, client_id: str) -> None:
             k.client_ids,
             k.client(client_id),
             k.inbox(client_id),
-            k.client_bell(client_id),
             k.functions(client_id),
             k.queued_tasks,
             k.bell,
         ),
-        [client_id, k.task(), k.blob(), _RETIRE_BATCH, k.client(), k.inbox(), k.client_bell(), k.functions()],
+        [client_id, k.task(), k.blob(), _RETIRE_BATCH, k.client(), k.inbox(), k.functions()],
     )
     while channel.call(command)[0] > 0:
         pass

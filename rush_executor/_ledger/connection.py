@@ -40,7 +40,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from rush_executor._config import redact
-from rush_executor._ledger.scripts import load_commands
+from rush_executor._ledger.scripts import load_commands, pack
 from rush_executor.errors import NetworkLostError, ServerError
 
 __all__ = ["BLOCK_S", "Channel", "NetworkGone", "Refused", "WorkerGone", "check_server", "connect", "open_pool"]
@@ -53,6 +53,8 @@ REPLY_TIMEOUT_S = 7.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 2.0
 _LARGE = 1 << 18
+_MUTE = pack(("CLIENT", "REPLY", "SKIP"))
+_ECHOES = ("heard", "muted")
 _OLDEST_REDIS = (6, 2)
 # Error replies that say "not now": the server is loading, failing over, full, or runs a long script. redis-py has
 # classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind "Error running script
@@ -153,11 +155,13 @@ class Channel:
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
 
-    def call(self, *commands: bytes) -> list[Any]:
+    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
         """Sends commands in one go and returns their replies.
 
         Args:
             commands: Packed commands, each safe to send twice.
+            muted: A command that goes first and gets no answer, not even an error: whoever waits for `commands` is not
+                woken in between. Only where `can_mute` says so, and where `commands` show what became of it.
 
         Raises:
             NetworkGone, WorkerGone: As the ledger says.
@@ -168,7 +172,7 @@ class Channel:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return self._exchange(commands)
+                return self._exchange(commands, muted)
             except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
                 self._connection.disconnect()
                 if isinstance(error, AuthenticationError | AuthorizationError):
@@ -183,22 +187,49 @@ class Channel:
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def post(self, command: bytes) -> None:
+        """Sends a command that gets no answer: nobody is woken by it, and nobody learns whether it arrived.
+
+        Only where `can_mute` says so, and by who calls it later, unless something else shows that it has arrived.
+        """
+        try:
+            self._send((_MUTE, command))
+            self._is_open_question = False
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            self._connection.disconnect()
+
+    def can_mute(self) -> bool:
+        """Whether the server, and what stands before it, leaves a command unanswered when it is told to."""
+        first, second = (pack(("ECHO", text)) for text in _ECHOES)
+        try:
+            if self.call(first, muted=second) == [_ECHOES[0].encode()]:
+                return True
+        except Refused:
+            pass
+        # CLIENT REPLY was answered, or what stood behind it: more answers are about to come.
+        self._connection.disconnect()
+        return False
+
     def close(self) -> None:
         """Ends the connection; a later call opens it again."""
         self._connection.disconnect()
 
-    def _exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        replies = self._send_and_read(commands)
+    def _exchange(self, commands: Sequence[bytes], muted: bytes) -> list[Any]:
+        self._send((_MUTE, muted, *commands) if muted else commands)
+        replies = self._read(len(commands))
         first = next((i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
         if first is not None:
-            _check(self._send_and_read(load_commands()))
+            load = load_commands()
+            self._send(load)
+            _check(self._read(len(load)))
             # All from there on, not only what was unknown. What stood behind it has run without it, so its answer is
             # wrong: an inbox read before it was trimmed, tasks claimed before the worker's own results were handed in.
-            replies[first:] = self._send_and_read(commands[first:])
+            self._send(commands[first:])
+            replies[first:] = self._read(len(commands) - first)
         _check(replies)
         return replies
 
-    def _send_and_read(self, commands: Sequence[bytes]) -> list[Any]:
+    def _send(self, commands: Sequence[bytes]) -> None:
         connection = self._connection
         if self._is_open_question:
             # Ctrl-C broke off the last exchange, maybe in the middle of a command: what comes next here would be the
@@ -209,10 +240,13 @@ class Channel:
         # One send for what is small: each would be a system call, and may be a packet. What is large is not copied.
         small = sum(map(len, commands)) < _LARGE
         connection.send_packed_command([b"".join(commands)] if small else commands, check_health=False)
+
+    def _read(self, n_replies: int) -> list[Any]:
+        read = self._connection.read_response
         replies: list[Any] = []
-        for _ in commands:
+        for _ in range(n_replies):
             try:
-                replies.append(connection.read_response(disable_decoding=True))
+                replies.append(read(disable_decoding=True))
             except ResponseError as error:
                 replies.append(error)
         self._is_open_question = False

@@ -20,8 +20,8 @@ __all__ = ["ExpiryWatch", "ensure_notifications"]
 
 logger = logging.getLogger(__name__)
 
-# K: events by key; x: expiry; l: lists, for those who watch an inbox from outside.
-_NEEDED = "Klx"
+# K: events by key; x: expiry.
+_NEEDED = "Kx"
 
 
 def ensure_notifications(client: redis.Redis) -> bool:
@@ -34,7 +34,7 @@ def ensure_notifications(client: redis.Redis) -> bool:
         settings: Any = client.config_get("notify-keyspace-events")
         raw = settings.get("notify-keyspace-events", settings.get(b"notify-keyspace-events", ""))
         flags = raw.decode() if isinstance(raw, bytes) else str(raw)
-        # A stands for all classes of events, x and l among them.
+        # A stands for all classes of events, x among them.
         missing = [f for f in _NEEDED if f not in flags and not (f != "K" and "A" in flags)]
         if missing:
             client.config_set("notify-keyspace-events", flags + "".join(missing))

@@ -64,8 +64,9 @@ class WorkerLedger:
         self._claim_keys = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
         self._claim_args = [epoch, worker_id]
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
-        self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.client_bell(), k.blob()]
+        self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
         self._wait = pack(("BLPOP", k.bell, str(BLOCK_S)))
+        self._can_mute = False
         # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
         # the same blob: a new one would be refused with it, and nobody would delete it.
         self._written: dict[tuple[str, int], str] = {}
@@ -78,6 +79,7 @@ class WorkerLedger:
         """
         k = self._keys
         keys = (k.worker(self._worker_id), k.worker_ids, k.agent_workers(agent_id))
+        self._can_mute = self._channel.can_mute()
         self._channel.call(evalsha("register_worker", keys, [self._worker_id, agent_id, host, pid]))
 
     def exchange(self, outcomes: Sequence[Outcome], *, limit: int, wait: bool) -> Claimed:
@@ -89,20 +91,38 @@ class WorkerLedger:
             wait: Whether to wait for the bell first, up to `BLOCK_S`. The claim stands behind the bell in the same
                 packet, and the server runs it when the bell rings: waking up costs no second trip.
         """
-        commands = [self._finish(outcomes)] if outcomes else []
-        if wait:
-            commands.append(self._wait)
+        commands = [self._wait] if wait else []
         args: list[str | bytes | int] = [*self._claim_args, limit, *self._claim_prefixes]
         commands.append(evalsha("claim_tasks", self._claim_keys, args))
-        replies = self._channel.call(*commands)
-        self._written.clear()
-        refused = [raw.decode() for raw in replies[0]] if outcomes else []
+        finish = self._finish(outcomes) if outcomes else b""
+        is_muted = bool(finish) and self._can_mute
+        if finish and not is_muted:
+            commands.insert(0, finish)
+        replies = self._channel.call(*commands, muted=finish if is_muted else b"")
         reply = replies[-1]
         claims = [
             Claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4] == b"0")
             for i in range(1, len(reply), 5)
         ]
+        if is_muted:
+            claims, refused = self._settle(outcomes, claims)
+        else:
+            refused = [raw.decode() for raw in replies[0]] if outcomes else []
+        self._written.clear()
         return Claimed(claims, reply[0], refused)
+
+    def _settle(self, outcomes: Sequence[Outcome], claims: list[Claim]) -> tuple[list[Claim], list[str]]:
+        """What became of outcomes that were handed in without an answer.
+
+        A worker that was taken for lost has met WORKERGONE at the claim behind them. Otherwise a task that they did not
+        end is given to this worker once more: then they did not arrive, and are handed in again, with an answer.
+        """
+        given = {(claim.task_id, claim.attempt) for claim in claims}
+        missing = [outcome for outcome in outcomes if (outcome.claim.task_id, outcome.claim.attempt) in given]
+        if not missing:
+            return claims, []
+        ended = {outcome.claim.task_id for outcome in missing}
+        return [claim for claim in claims if claim.task_id not in ended], self.finish(missing)
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Hands in outcomes; returns the ids of those that came too late."""

@@ -4,9 +4,8 @@
 |---|---|---|---|
 | `network` | hash | `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken` | last client |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network |
-| `client:<client>` | hash | `pushed` (last batch taken), `trimmed` (outcomes delivered), `lease` (ms); its TTL is the lease | client |
-| `inbox:<client>` | list | outcomes that wait for the client: task id, outcome, task id, outcome, ... | client |
-| `client_bell:<client>` | list | at most one token: "look into your inbox" | client; has a TTL |
+| `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
+| `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |
 | `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `blob` | finish, cancel |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client |
@@ -111,9 +110,6 @@ class Keys:
 
     def inbox(self, client_id: str = "") -> str:
         return f"{self.prefix}inbox:{client_id}"
-
-    def client_bell(self, client_id: str = "") -> str:
-        return f"{self.prefix}client_bell:{client_id}"
 
     def functions(self, client_id: str = "") -> str:
         return f"{self.prefix}functions:{client_id}"

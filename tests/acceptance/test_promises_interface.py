@@ -512,8 +512,8 @@ def test_seal_against_somebody_who_writes_to_the_server(
         client_id = answered.task_id.split("-")[0]
         inbox = [answered.task_id, b"F" + forge(network, "finished", answered.task_id, bomb)]
         inbox += [failed.task_id, b"E" + forge(network, "failed", failed.task_id, bomb)]
-        client.rpush(keys.inbox(client_id), *inbox)
-        client.rpush(keys.client_bell(client_id), "1")
+        for task, outcome in zip(inbox[::2], inbox[1::2], strict=True):
+            client.xadd(keys.inbox(client_id), {task: outcome})
         for future in (answered, failed):
             assert isinstance(future.exception(DEADLINE_S), PayloadError)
         join(network, RUSH_SECRET=RIGHT)

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import redis
 
 from rush_executor._ledger.agent import AgentLedger, Reaper
-from rush_executor._ledger.client import Downlink, OpenedNetwork, Uplink
+from rush_executor._ledger.client import START, Downlink, OpenedNetwork, Uplink
 from rush_executor._ledger.connection import Channel, open_pool
 from rush_executor._ledger.scripts import pack
 from rush_executor._ledger.worker import Outcome, WorkerLedger
@@ -43,9 +43,9 @@ class Recorder(Channel):
         super().__init__(pool, reconnect_timeout_s=reconnect_timeout_s)
         self.sent: list[Packets] = []
 
-    def call(self, *commands: bytes) -> list[Any]:
-        self.sent.append(commands)
-        return super().call(*commands)
+    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
+        self.sent.append((muted, *commands) if muted else commands)
+        return super().call(*commands, muted=muted)
 
 
 class Client:
@@ -58,7 +58,7 @@ class Client:
         self.uplink = Uplink(self.up_channel, rig.keys, client_id, lease_ms=lease_ms)
         self.downlink = Downlink(self.down_channel, rig.keys, client_id)
         self.n_batches = 0
-        self.n_resolved = 0
+        self.position = START
         self._numbers = itertools.count(1)
 
     def open(self, *, epoch: str = EPOCH, initializer: bytes = b"") -> OpenedNetwork:
@@ -83,10 +83,8 @@ class Client:
 
     def receive(self, *, wait: bool = False) -> list[tuple[str, bytes]]:
         """Trims what the last call read, and reads what is there: pairs of task id and outcome."""
-        raw = self.downlink.receive(self.n_resolved, wait=wait)
-        pairs = [(raw[i].decode(), raw[i + 1]) for i in range(0, len(raw), 2)]
-        self.n_resolved += len(pairs)
-        return pairs
+        raw, self.position = self.downlink.receive(self.position, wait=wait)
+        return [(raw[i].decode(), raw[i + 1]) for i in range(0, len(raw), 2)]
 
     def drain(self) -> list[tuple[str, bytes]]:
         """Reads and trims until nothing is left."""
@@ -263,7 +261,7 @@ class Rig:
 
     def inbox(self, client_id: str = "c1") -> list[tuple[str, str]]:
         """Pairs of task id and outcome."""
-        raw = [_text(entry) for entry in self.redis.lrange(self.keys.inbox(client_id), 0, -1)]
+        raw = self._read(self.keys.inbox(client_id).encode()) or []
         return list(zip(raw[::2], raw[1::2], strict=True))
 
     def check_places(self, task_ids: Sequence[str]) -> dict[str, str]:
@@ -305,6 +303,10 @@ class Rig:
             return {_text(entry) for entry in self.redis.smembers(key)}  # type: ignore[union-attr]
         if kind == b"zset":
             return [(_text(member), score) for member, score in self.redis.zrange(key, 0, -1, withscores=True)]
+        if kind == b"stream":
+            # As one list of fields and values. Nobody would miss an inbox in which nothing is.
+            entries: Any = self.redis.xrange(key)
+            return [_text(part) for _, fields in entries for pair in fields.items() for part in pair] or None
         if kind == b"string":
             return _text(self.redis.get(key))
         return None

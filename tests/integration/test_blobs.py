@@ -71,7 +71,7 @@ def test_an_outcome(rig: Rig, is_failure: bool) -> None:
     for name in names:
         assert client.downlink.read_blob(name) == body
         assert LEASE_MS / 2 < rig.ttl_ms(rig.keys.blob(name)) <= LEASE_MS, "as long as the client's lease"
-    client.downlink.receive(2, done_blobs=names, wait=False)
+    client.downlink.receive(client.position, done_blobs=names, wait=False)
     assert not [key for key in rig.dump() if key.startswith("blob")]
 
 
@@ -96,7 +96,7 @@ def test_an_outcome_in_chunks(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
     name = outcome[1:].decode()
     assert len(rig.dump()[f"blob:{name}"]) == 11
     assert client.downlink.read_blob(name) == body
-    client.downlink.receive(1, done_blobs=[name], wait=False)
+    client.downlink.receive(client.position, done_blobs=[name], wait=False)
 
 
 def test_a_refused_outcome(rig: Rig) -> None:
@@ -110,7 +110,7 @@ def test_a_refused_outcome(rig: Rig) -> None:
     name = outcome[1:].decode()
     rig.send_again(packets)
     assert client.downlink.read_blob(name) == b"x" * LARGE_PAYLOAD
-    client.downlink.receive(1, done_blobs=[name], wait=False)
+    client.downlink.receive(client.position, done_blobs=[name], wait=False)
     assert worker.finish(claims, b"x" * LARGE_PAYLOAD) == ["c1-1"]
     [key] = [key for key in rig.dump() if key.startswith("blob")]
     assert 0 < rig.ttl_ms(rig.keys.prefix + key) <= _HOUR_MS

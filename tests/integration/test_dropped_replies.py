@@ -131,7 +131,7 @@ def test_finish_with_a_large_outcome(rig: Rig, proxy: Proxy, cut: Callable[..., 
     assert outcome[:1] == b"f"
     cut()
     assert client.downlink.read_blob(outcome[1:].decode()) == body
-    client.downlink.receive(1, done_blobs=[outcome[1:].decode()], wait=False)
+    client.downlink.receive(client.position, done_blobs=[outcome[1:].decode()], wait=False)
 
 
 def test_finish_and_claim(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
@@ -139,7 +139,7 @@ def test_finish_and_claim(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> N
     client, worker = rig.client(), rig.worker(url=proxy.url)
     ids = client.push(4)
     claims = worker.claim(2)
-    cut(n_replies=2)
+    cut()
     claimed = worker.ledger.exchange([Outcome(c, False, b"x") for c in claims], limit=2, wait=False)
     assert sorted(claim.task_id for claim in claimed.claims) == ids[2:]
     worker.finish(claimed.claims)

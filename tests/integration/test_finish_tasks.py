@@ -11,55 +11,52 @@ from tests.integration.rig import LEASE_MS, Rig
 
 @pytest.mark.parametrize(("is_failure", "tag"), [(False, "F"), (True, "E")])
 def test_row(rig: Rig, is_failure: bool, tag: str) -> None:
-    """Running finish -> finished, fail -> failed: the record is gone, the inbox has the outcome, a bell rings."""
+    """Running finish -> finished, fail -> failed: the record is gone, the inbox has the outcome."""
     client, worker = rig.client(), rig.worker()
     [task] = client.push()
     before = rig.dump()
     claims = worker.claim()
     assert worker.finish(claims, b"body", is_failure=is_failure) == []
     del before[f"task:{task}"], before["queued_tasks"]
-    assert rig.dump() == {**before, "inbox:c1": [task, f"{tag}body"], "client_bell:c1": ["1"]}
+    assert rig.dump() == {**before, "inbox:c1": [task, f"{tag}body"]}
     assert 0 < rig.ttl_ms(rig.keys.inbox("c1")) <= LEASE_MS
-    assert 0 < rig.ttl_ms(rig.keys.client_bell("c1")) <= LEASE_MS
     assert client.drain() == [(task, f"{tag}body".encode())]
 
 
 def test_nothing_is_left_of_a_delivered_task(rig: Rig) -> None:
-    """Once delivered and trimmed, the network is what it was before the task, but for its counters and the bells."""
+    """Once delivered and trimmed, the network is what it was before the task, but for its counters and the bell."""
     client, worker = rig.client(), rig.worker()
     before = rig.dump()
     client.push(20)
     worker.finish(worker.claim(20))
     client.drain()
     after = rig.dump()
-    assert after.pop("client_bell:c1") == ["1"]
     assert after.pop("bell") == ["1"]
     assert after == {
         **before,
         "network": {**before["network"], "sequence": "20"},
-        "client:c1": {**before["client:c1"], "pushed": "1", "trimmed": "20"},
+        "client:c1": {**before["client:c1"], "pushed": "1"},
     }
 
 
 def test_a_batch_for_several_clients(rig: Rig) -> None:
-    """Each client gets its own outcomes, in the order in which they were handed in; each bell rings once."""
+    """Each client gets its own outcomes, in the order in which they were handed in."""
     one, two, worker = rig.client("c1"), rig.client("c2"), rig.worker()
     a, b, c, d = one.push(1) + two.push(1) + one.push(1) + two.push(1)
     outcomes = [Outcome(claim, claim.task_id == c, claim.task_id.encode()) for claim in worker.claim(4)]
     assert worker.ledger.finish(outcomes) == []
     assert rig.inbox("c1") == [(a, f"F{a}"), (c, f"E{c}")]
     assert rig.inbox("c2") == [(b, f"F{b}"), (d, f"F{d}")]
-    assert (rig.dump()["client_bell:c1"], rig.dump()["client_bell:c2"]) == (["1"], ["1"])
     assert "running_tasks:w1" not in rig.dump()
 
 
 def test_one_notification_for_a_batch(rig: Rig) -> None:
-    """Results for one inbox go out in one RPUSH: who watches the inbox is told once, not once per task."""
+    """Results for one inbox go out in one XADD: who watches the inbox is told once, not once per task."""
     client, worker = rig.client(), rig.worker()
     client.push(50)
     claims = worker.claim(50)
     old = rig.redis.config_get("notify-keyspace-events")["notify-keyspace-events"]
-    rig.redis.config_set("notify-keyspace-events", "Kl")
+    rig.redis.config_set("notify-keyspace-events", "Kt")
     try:
         with rig.redis.pubsub() as pubsub:
             pubsub.psubscribe(f"__keyspace@0__:{rig.keys.inbox('c1')}".replace("{", "?").replace("}", "?"))
@@ -69,19 +66,25 @@ def test_one_notification_for_a_batch(rig: Rig) -> None:
             messages = []
             while (message := pubsub.get_message(timeout=0.2)) is not None:
                 messages.append(message["data"])
-            assert messages == [b"rpush"]
+            assert messages == [b"xadd"]
     finally:
         rig.redis.config_set("notify-keyspace-events", old)
 
 
-def test_the_bell_rings_at_most_once(rig: Rig) -> None:
-    """A client that sleeps long finds one token, not thousands."""
+def test_an_entry_holds_no_more_than_is_read_at_once(rig: Rig) -> None:
+    """A batch is one entry of the inbox, but for one of many outcomes, or of large ones."""
     client, worker = rig.client(), rig.worker()
-    client.push(30)
-    for claim in worker.claim(30):
-        worker.finish([claim])
-    assert rig.dump()["client_bell:c1"] == ["1"]
-    assert len(client.drain()) == 30
+    ids = client.push(500) + client.push(500) + client.push(100)
+    claims: list[Claim] = worker.claim(1100)
+    worker.finish(claims, b"x" * 10)
+    sizes = [len(fields) for _, fields in rig.redis.xrange(rig.keys.inbox("c1"))]
+    assert sizes == [501, 501, 98]
+    assert [task for task, _ in client.drain()] == ids
+    client.push(7)
+    worker.finish(worker.claim(7), b"x" * 200_000)
+    sizes = [len(fields) for _, fields in rig.redis.xrange(rig.keys.inbox("c1"))]
+    assert sizes == [6, 1]
+    assert len(client.drain()) == 7
 
 
 def test_loser_another_attempt(rig: Rig) -> None:

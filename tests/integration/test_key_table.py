@@ -23,7 +23,7 @@ def check(rig: Rig, seen: set[str], fields: dict[str, set[str]]) -> None:
         assert rig.redis.type(key).decode() == row.type, key
         if row.type == "hash" and name not in ("functions", "blob"):
             fields.setdefault(name, set()).update(field.decode() for field in rig.redis.hkeys(key))
-        if name in ("client", "client_bell", "functions", "heartbeat"):
+        if name in ("client", "inbox", "functions", "heartbeat"):
             assert row.has_ttl
             assert rig.ttl_ms(key) > 0, f"{key} may lie there for ever"
         seen.add(name)
@@ -47,7 +47,7 @@ def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
         lambda: client.uplink.cancel(ids),
         client.uplink.ring,
         lambda: agent.ledger.break_network("epoch-1", "text"),
-        lambda: client.downlink.receive(0, wait=False),
+        lambda: client.downlink.receive(wait=False),
     ]
     for step in steps:
         step()
@@ -57,5 +57,5 @@ def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
         assert found == ROWS[name].fields, f"fields of {name}"
     for _, outcome in client.drain():
         if outcome[:1] == b"f":
-            client.downlink.receive(client.n_resolved, done_blobs=[outcome[1:].decode()], wait=False)
+            client.downlink.receive(client.position, done_blobs=[outcome[1:].decode()], wait=False)
     assert not [key for key in rig.dump() if key.startswith("blob")]

@@ -24,10 +24,11 @@ def test_row(rig: Rig) -> None:
     assert rig.dump() == {
         "network": {**before["network"], "sequence": "2"},
         "client_ids": {"c1"},
-        "client:c1": {"lease": "600000", "pushed": "2", "trimmed": "0"},
+        "client:c1": {"lease": "600000", "pushed": "2"},
         "task:c1-1": {**task, "rank": str(low), "max_retries": "2"},
         "task:c1-2": {**task, "rank": str(high), "max_retries": "0"},
         "queued_tasks": [("c1-2", high), ("c1-1", low)],
+        "bell": ["1"],
     }
 
 

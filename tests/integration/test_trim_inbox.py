@@ -22,14 +22,15 @@ def test_reading_takes_nothing(rig: Rig) -> None:
     client = rig.client()
     ids = finish(rig, 3)
     for _ in range(3):
-        raw = client.downlink.receive(0, wait=False)
+        raw, position = client.downlink.receive(wait=False)
         assert [entry.decode() for entry in raw[::2]] == ids
-    before = rig.dump()
-    assert client.downlink.receive(2, wait=False)[::2] == [ids[2].encode()]
-    assert rig.inbox() == [(ids[2], "Fresult")]
-    assert rig.dump()["client:c1"] == {**before["client:c1"], "trimmed": "2"}
-    assert client.downlink.receive(3, wait=False) == []
-    assert "inbox:c1" not in rig.dump()
+    last = finish(rig, 1)
+    for trim in (False, True):
+        raw, end = client.downlink.receive(position, trim=trim, wait=False)
+        assert raw == [last[0].encode(), b"Fresult"]
+        assert rig.inbox() == [(task, "Fresult") for task in (last if trim else ids + last)]
+    assert client.downlink.receive(end, wait=False) == ([], end)
+    assert rig.inbox() == []
 
 
 def test_sent_twice(rig: Rig) -> None:
@@ -56,13 +57,13 @@ def test_sent_twice(rig: Rig) -> None:
 def test_more_than_one_reading(rig: Rig) -> None:
     """A full inbox is read in parts, in order, each once."""
     client = rig.client()
-    ids = finish(rig, 500) + finish(rig, 500) + finish(rig, 201)
+    ids = [task for n in [3] * 150 + [500] * 2 for task in finish(rig, n)]
     sizes = []
     read: list[str] = []
     while pairs := client.receive():
         sizes.append(len(pairs))
         read += [task for task, _ in pairs]
-    assert sizes == [500, 500, 201]
+    assert sizes == [300, 1150]
     assert read == ids
 
 
@@ -72,14 +73,14 @@ def test_the_lease_is_renewed(rig: Rig) -> None:
     client.send(client.tasks(1), [("digest", b"body")])
     worker = rig.worker()
     worker.finish(worker.claim())
-    kept = [rig.keys.client("c1"), rig.keys.inbox("c1"), rig.keys.client_bell("c1"), rig.keys.functions("c1")]
+    kept = [rig.keys.client("c1"), rig.keys.inbox("c1"), rig.keys.functions("c1")]
     for key in kept:
         rig.redis.pexpire(key, LEASE_MS * 3 // 4)
-    client.downlink.receive(0, wait=False)
+    client.downlink.receive(wait=False)
     assert all(0 < rig.ttl_ms(key) <= LEASE_MS * 3 // 4 for key in kept)
     for key in kept:
         rig.redis.pexpire(key, LEASE_MS // 4)
-    client.downlink.receive(0, wait=False)
+    client.downlink.receive(wait=False)
     assert all(rig.ttl_ms(key) > LEASE_MS * 3 // 4 for key in kept)
 
 
@@ -89,25 +90,29 @@ def test_loser(rig: Rig) -> None:
     ids = finish(rig, 1)
     rig.redis.delete(rig.keys.client("c1"))
     with pytest.raises(NetworkGone):
-        client.downlink.receive(0, wait=False)
+        client.downlink.receive(wait=False)
     assert rig.inbox() == [(ids[0], "Fresult")]
 
 
-def test_the_bell_wakes_the_client(rig: Rig) -> None:
-    """An outcome, and `ring`, end the wait; the token is used up."""
+def test_an_inbox_that_was_deleted(rig: Rig) -> None:
+    """By somebody else: it gets its TTL back, and what comes later is read."""
     client = rig.client()
     finish(rig, 1)
-    assert len(client.receive(wait=True)) == 1
-    assert "client_bell:c1" not in rig.dump()
-    client.uplink.ring()
-    assert rig.ttl_ms(rig.keys.client_bell("c1")) > 0, "a token for a client that has just left must not lie for ever"
-    assert client.receive(wait=True) == []
-    assert "client_bell:c1" not in rig.dump()
+    client.receive()
+    rig.redis.delete(rig.keys.inbox("c1"))
+    ids = finish(rig, 1)
+    assert [task for task, _ in client.receive()] == ids
+    assert 0 < rig.ttl_ms(rig.keys.inbox("c1")) <= LEASE_MS
 
 
-def test_a_lost_token_costs_no_more_than_the_slow_timer(rig: Rig) -> None:
-    """An outcome that no bell told is found all the same."""
+def test_what_wakes_the_client(rig: Rig) -> None:
+    """An outcome, and `ring`, end the wait."""
     client = rig.client()
-    ids = finish(rig, 2)
-    rig.redis.delete(rig.keys.client_bell("c1"))
+    ids = finish(rig, 1)
     assert [task for task, _ in client.receive(wait=True)] == ids
+    client.uplink.ring()
+    assert client.receive(wait=True) == [("", b"")]
+    assert client.receive() == []
+    client.uplink.ring()
+    rig.leave()
+    assert rig.dump() == {}, "what rings for a client that has just left must not lie for ever"

@@ -1,5 +1,5 @@
 -- Purpose: a client takes back tasks that no worker has claimed.
--- KEYS: 1 queued_tasks, 2 client:<client>, 3 inbox:<client>, 4 client_bell:<client>
+-- KEYS: 1 queued_tasks, 2 client:<client>, 3 inbox:<client>
 -- ARGV: 1 prefix of task:, 2 prefix of blob:, then the ids
 -- Returns: for each id 1 cancelled, 0 running, 2 claimed along with others: it may not have been started, and then is back
 --   in the queue in a few milliseconds; -1 no such task: its outcome is in the inbox, or was
@@ -26,6 +26,6 @@ for at = 3, #ARGV do
   end
 end
 if #outcomes > 0 then
-  deliver(KEYS[2], KEYS[3], KEYS[4], outcomes)
+  deliver(KEYS[2], KEYS[3], outcomes)
 end
 return replies

@@ -30,8 +30,11 @@ local queued = redis.call('ZCARD', KEYS[2])
 if queued == 0 then
   return reply
 end
-local share = math.ceil(queued / redis.call('SCARD', KEYS[4]))
-local popped = redis.call('ZPOPMIN', KEYS[2], math.min(tonumber(ARGV[3]), share))
+local limit = tonumber(ARGV[3])
+if limit > 1 then
+  limit = math.min(limit, math.ceil(queued / redis.call('SCARD', KEYS[4])))
+end
+local popped = redis.call('ZPOPMIN', KEYS[2], limit)
 local batch = #popped / 2
 local claimed = {}
 local is_there = client_check(ARGV[5])

@@ -1,6 +1,6 @@
 -- Purpose: a worker hands in the outcomes of tasks.
 -- KEYS: 1 running_tasks:<worker>
--- ARGV: 1 worker id, 2-6 prefixes of task:, client:, inbox:, client_bell:, blob:,
+-- ARGV: 1 worker id, 2-5 prefixes of task:, client:, inbox:, blob:,
 --       then for each task: id, attempt, outcome (a tag byte and a body, or the id of a blob that has a TTL)
 -- Returns: the ids that were refused
 -- Row: running finish -> finished, running fail -> failed (the outcome's first byte says which).
@@ -12,12 +12,12 @@
 local refused = {}
 local accepted = {}
 local inboxes = {}
-for at = 7, #ARGV, 3 do
+for at = 6, #ARGV, 3 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
   local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
-    drop(key, ARGV[6], task[4])
+    drop(key, ARGV[5], task[4])
     accepted[#accepted + 1] = id
     local inbox = inboxes[task[3]]
     if not inbox then
@@ -34,11 +34,11 @@ if #accepted > 0 then
   redis.call('SREM', KEYS[1], unpack(accepted))
 end
 for client, outcomes in pairs(inboxes) do
-  local lease = deliver(ARGV[3] .. client, ARGV[4] .. client, ARGV[5] .. client, outcomes)
+  local lease = deliver(ARGV[3] .. client, ARGV[4] .. client, outcomes)
   for at = 2, #outcomes, 2 do
     local tag = string.sub(outcomes[at], 1, 1)
     if tag == 'f' or tag == 'e' then
-      local blob = ARGV[6] .. string.sub(outcomes[at], 2)
+      local blob = ARGV[5] .. string.sub(outcomes[at], 2)
       if lease then
         redis.call('PEXPIRE', blob, lease)
       else

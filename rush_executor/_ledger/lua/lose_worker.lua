@@ -3,7 +3,7 @@
 --       7 heartbeat:<agent>
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
---       4 how it ended (JSON), 5-9 prefixes of task:, client:, inbox:, client_bell:, blob:
+--       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:
 -- Returns: {tasks queued again, tasks failed}; {-1, -1} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed.
 -- Loser: the worker: its later outcomes and claims are refused.
@@ -30,10 +30,10 @@ for _, id in ipairs(held) do
     end
     local client = task[5]
     if not is_there(client) then
-      drop(key, ARGV[9], task[6])
+      drop(key, ARGV[8], task[6])
     elseif losses > tonumber(task[4]) then
-      drop(key, ARGV[9], task[6])
-      deliver(ARGV[6] .. client, ARGV[7] .. client, ARGV[8] .. client, {id, 'L' .. losses .. ' ' .. ARGV[4]})
+      drop(key, ARGV[8], task[6])
+      deliver(ARGV[6] .. client, ARGV[7] .. client, {id, 'L' .. losses .. ' ' .. ARGV[4]})
       failed = failed + 1
     else
       redis.call('HSET', key, 'state', 'queued', 'losses', losses)

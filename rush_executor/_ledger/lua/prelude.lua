@@ -1,23 +1,21 @@
 -- What several transitions share; put in front of every script by the loader.
 --
--- deliver: append outcomes (id, outcome, id, outcome, ...) to a client's inbox and ring its bell.
---   The client's lease (a field of its record, milliseconds) bounds the life of what is written for it.
---   Returns the lease, or false when the client is gone: nobody waits for these, they are dropped.
-local function deliver(client_key, inbox, client_bell, outcomes)
+-- deliver: append outcomes (id, outcome, id, outcome, ...) to a client's inbox, which wakes the client.
+--   They are fields of one entry, but for as much as a client should have to read at once.
+--   Returns the client's lease (a field of its record, milliseconds: it bounds the life of what is written for it), or
+--   false when the client is gone: nobody waits for these, they are dropped.
+local function deliver(client_key, inbox, outcomes)
   local lease = redis.call('HGET', client_key, 'lease')
   if not lease then
     return false
   end
-  local length = 0
-  for first = 1, #outcomes, 1000 do
-    length = redis.call('RPUSH', inbox, unpack(outcomes, first, math.min(first + 999, #outcomes)))
-  end
-  if length == #outcomes then
-    redis.call('PEXPIRE', inbox, lease)
-  end
-  if redis.call('LLEN', client_bell) == 0 then
-    redis.call('RPUSH', client_bell, '1')
-    redis.call('PEXPIRE', client_bell, lease)
+  local first, bytes = 1, 0
+  for last = 2, #outcomes, 2 do
+    bytes = bytes + #outcomes[last]
+    if last == #outcomes or last - first > 1000 or bytes > 1048576 then
+      redis.call('XADD', inbox, '*', unpack(outcomes, first, last))
+      first, bytes = last + 1, 0
+    end
   end
   return lease
 end
@@ -43,18 +41,19 @@ local function client_check(client_prefix)
 end
 
 -- clear_stale: take clients whose lease has run out off the list, and what was kept for them.
-local function clear_stale(client_ids, client_prefix, inbox_prefix, bell_prefix, functions_prefix)
+local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_prefix)
   for _, id in ipairs(redis.call('SMEMBERS', client_ids)) do
     if redis.call('EXISTS', client_prefix .. id) == 0 then
       redis.call('SREM', client_ids, id)
-      redis.call('UNLINK', inbox_prefix .. id, bell_prefix .. id, functions_prefix .. id)
+      redis.call('UNLINK', inbox_prefix .. id, functions_prefix .. id)
     end
   end
 end
 
--- ring: see to it that a token lies in the bell for each of n tasks, but for no more tasks than there are workers.
+-- ring: see to it that a token lies in the bell for each of n tasks, but (of more than one) for no more tasks than there
+-- are workers.
 local function ring(bell, worker_ids, n)
-  local missing = math.min(n, redis.call('SCARD', worker_ids)) - redis.call('LLEN', bell)
+  local missing = (n > 1 and math.min(n, redis.call('SCARD', worker_ids)) or n) - redis.call('LLEN', bell)
   for _ = 1, missing do
     redis.call('RPUSH', bell, '1')
   end

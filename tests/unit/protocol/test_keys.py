@@ -39,7 +39,7 @@ def test_a_key(row: KeyRow) -> None:
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.name)
 def test_a_row(row: KeyRow) -> None:
     """A row says what type the key has and who deletes it."""
-    assert row.type in ("hash", "set", "zset", "list", "string")
+    assert row.type in ("hash", "set", "zset", "list", "stream", "string")
     assert row.deleter
 
 
