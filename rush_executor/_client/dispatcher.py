@@ -54,7 +54,7 @@ class _Batch(NamedTuple):
 
 
 class _Posted(NamedTuple):
-    """A batch of one task that was sent without an answer. Whether it has arrived is of interest as long as the Future."""
+    """A batch of one task that was sent without an answer. Whether it has arrived matters as long as the Future does."""
 
     number: int
     future: weakref.ref[RushFuture]

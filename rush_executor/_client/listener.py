@@ -1,8 +1,8 @@
 """The receiving side: a thread that reads the inbox and resolves Futures.
 
 Started by the session. It waits at the client's inbox and reads what comes (see `Downlink`). An outcome is trimmed from
-the inbox only after its Future was resolved, so a lost reply loses nothing. It ends when the session drains and nothing is pending, or when the network is lost; then it takes
-everything down, whoever has asked for it.
+the inbox only after its Future was resolved, so a lost reply loses nothing. It ends when the session drains and nothing
+is pending, or when the network is lost; then it takes everything down, whoever has asked for it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ __all__ = ["START", "CancelReply", "Downlink", "OpenedNetwork", "Received", "Upl
 
 # Where an inbox begins.
 START: Final = "0-0"
-# Entries of the inbox read at once. One holds the outcomes of a batch, about 1 MB at most: see `deliver` in prelude.lua.
+# Entries of the inbox read at once. One holds the outcomes of a batch, about 1 MB at most: `deliver` in prelude.lua.
 _INBOX_BATCH: Final = 100
 _BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000

@@ -83,7 +83,15 @@ class TaskLoop:
         except LeaveNow:
             # The wait was broken off, so it is unknown whether what was sent along with it has arrived.
             self.hand_over(is_repeat=True)
-        except (NetworkGone, WorkerGone, NetworkLostError) as reason:
+        except WorkerGone:
+            # These were handed in without an answer just before, or would have been now.
+            for outcome in self.outcomes:
+                logger.warning(
+                    "the result of task %s is dropped unless it had arrived before: this worker has been taken for "
+                    "lost",
+                    outcome.claim.task_id,
+                )
+        except (NetworkGone, NetworkLostError) as reason:
             # What stands in running_tasks under this worker's name is put right by the agent.
             logger.debug("worker leaves: %r", reason)
 

@@ -307,9 +307,7 @@ class Rig:
             # As one list of fields and values. Nobody would miss an inbox in which nothing is.
             entries: Any = self.redis.xrange(key)
             return [_text(part) for _, fields in entries for pair in fields.items() for part in pair] or None
-        if kind == b"string":
-            return _text(self.redis.get(key))
-        return None
+        return _text(self.redis.get(key)) if kind == b"string" else None
 
 
 def race(*calls: Callable[[], Any]) -> list[Any]:

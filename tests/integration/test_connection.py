@@ -19,12 +19,14 @@ from rush_executor._ledger.connection import (
     Channel,
     NetworkGone,
     Refused,
+    WorkerGone,
     check_server,
     connect,
     open_pool,
 )
-from rush_executor._ledger.scripts import pack
+from rush_executor._ledger.scripts import SCRIPT_TEXTS, pack
 from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._ledger.worker import Outcome
 from rush_executor.errors import NetworkLostError, ServerError
 from tests.integration.rig import Rig
 
@@ -358,3 +360,82 @@ def test_the_oldest_server(server_url: str, monkeypatch: pytest.MonkeyPatch, ver
     else:
         with pytest.raises(ServerError, match=rf"{version}; 6\.2 is the oldest"):
             check_server(server_url)
+
+
+# -------------------------------------------------------------------------------------------------- without an answer
+
+
+@pytest.fixture
+def talkative_url(rig: Rig) -> Iterator[str]:
+    """A user whom the server always answers: CLIENT REPLY is forbidden, as some managed servers and proxies have it."""
+    commands = ["+@all", "-client|reply"]
+    rig.redis.acl_setuser("talkative", enabled=True, nopass=True, commands=commands, keys=["*"], channels=["*"])
+    scheme, _, place = rig.url.partition("://")
+    yield f"{scheme}://talkative:x@{place}"
+    rig.leave()
+    rig.redis.acl_deluser("talkative")
+
+
+def test_muted(rig: Rig) -> None:
+    """What is muted is done, and has no answer, not even an error; what stands behind it has its own."""
+    channel = rig.channel()
+    assert channel.can_mute()
+    assert channel.call(pack(("GET", "k")), muted=pack(("SET", "k", "1"))) == [b"1"]
+    assert channel.call(pack(("GET", "k")), _PING, muted=pack(("NO", "such", "command"))) == [b"1", b"PONG"]
+    channel.post(pack(("INCR", "k")))
+    channel.post(pack(("LPUSH", "k", "a hash it is not")))
+    assert channel.call(pack(("GETDEL", "k"))) == [b"2"]
+
+
+def test_a_server_that_always_answers(rig: Rig, talkative_url: str) -> None:
+    """Then everything is answered, and the refused are told one by one."""
+    channel = rig.channel(talkative_url)
+    assert not channel.can_mute()
+    assert channel.call(pack(("ECHO", "1")), pack(("ECHO", "2"))) == [b"1", b"2"], "no answer is left over"
+    client, worker = rig.client(url=talkative_url), rig.worker(url=talkative_url)
+    tasks = client.tasks(2)
+    assert client.uplink.push(1, tasks[:1], wait=False)
+    assert client.uplink.push(2, tasks[1:], wait=False)
+    outcomes = [Outcome(claim, False, b"x") for claim in worker.claim(1)]
+    claimed = worker.ledger.exchange(outcomes, limit=1, wait=False)
+    assert [claim.task_id for claim in claimed.claims] == [tasks[1].task_id]
+    assert worker.ledger.exchange(outcomes, limit=1, wait=False).refused == [tasks[0].task_id]
+    worker.finish(claimed.claims)
+    assert [task for task, _ in client.drain()] == [task.task_id for task in tasks]
+
+
+def test_a_push_without_an_answer(rig: Rig) -> None:
+    """It arrives; sent once more, with an answer, it changes nothing."""
+    client = rig.client()
+    tasks = client.tasks(2)
+    assert not client.uplink.push(1, tasks[:1], wait=False)
+    assert client.uplink.push(1, tasks[:1])
+    assert not client.uplink.push(2, tasks[1:], wait=False)
+    assert client.uplink.push(2, tasks[1:])
+    assert rig.queue() == [task.task_id for task in tasks]
+
+
+def test_a_hand_in_that_the_server_did_not_take(rig: Rig) -> None:
+    """Nobody is told. But the task is given once more, and that tells."""
+    client, worker = rig.client(), rig.worker()
+    ids = client.push(2)
+    claims = worker.claim(2)
+    rig.redis.script_flush()
+    # Only the claim is known: as if somebody had begun to load the scripts again.
+    rig.redis.script_load(SCRIPT_TEXTS["claim_tasks"])
+    claimed = worker.ledger.exchange([Outcome(claim, False, b"x") for claim in claims], limit=2, wait=False)
+    assert claimed.claims == []
+    assert claimed.refused == []
+    assert [task for task, _ in client.drain()] == ids
+
+
+def test_a_hand_in_of_a_worker_that_was_taken_for_lost(rig: Rig) -> None:
+    """It is refused, and the claim behind it says why."""
+    client, agent, worker = rig.client(), rig.agent(), rig.worker()
+    [task] = client.push()
+    [claim] = worker.claim()
+    agent.lose(worker)
+    with pytest.raises(WorkerGone):
+        worker.ledger.exchange([Outcome(claim, False, b"x")], limit=1, wait=False)
+    assert rig.queue() == [task]
+    assert client.drain() == []
