@@ -1,8 +1,9 @@
 """How does a waiting client learn that its result is there, and a waiting worker that there is a task?
 
 One task at a time goes from this process to a worker process, and its result comes back, over the same server and with
-the same redis-py connections. Queue and inbox are lists, delivered to and read as the ledger does it; what differs is
-the way of waiting. Without task records, owners and attempts, which cost the same in all ways.
+the same redis-py connections. Queue and inbox are lists; what differs is the way of waiting. Without task records,
+owners and attempts, which cost the same in all ways. (The inbox of the ledger is a stream: there XREAD BLOCK is the
+client's bell and the reading in one command. It is not among the ways here.)
 
 A client waits
 - by notification: one connection is subscribed to the keyspace events of the inbox (RESP2); when one comes, the inbox
