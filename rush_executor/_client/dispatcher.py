@@ -2,7 +2,7 @@
 
 A lone task is sent by the thread that submits it: handing it to another thread would cost more than sending it. Nor
 does that thread wait for an answer, which would wake it for nothing: the outcome shows that the task has arrived. If
-there is no outcome when the next task is sent, or after half a second, the same batch is sent again and asked about,
+there is no outcome when the next task is sent, or after about a second, the same batch is sent again and asked about,
 which does no harm (docs/decisions/0004). When
 tasks come faster than one by one, sending each by itself would cost a round trip each, so they go into the outbox, and
 the dispatcher sends whatever the outbox holds when it gets to it: the busier the process, the larger the batches.
@@ -54,7 +54,7 @@ class _Batch(NamedTuple):
 
 
 class _Posted(NamedTuple):
-    """A batch of one task that was sent without an answer. Whether it has arrived matters as long as the Future does."""
+    """A batch of one task, sent without an answer. Whether it has arrived matters as long as the Future does."""
 
     number: int
     future: weakref.ref[RushFuture]

@@ -194,8 +194,8 @@ class Session:
             self.cancel_all(self._pending.all())
         if abort:
             self._pending.cancel_all()
-        # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: a private
-        # server is gone then, and would be waited for.
+        # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: a
+        # private server is gone then, and would be waited for.
         with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
             self._dispatcher.settle()
             if not self._is_lost and not self._has_left:

@@ -59,7 +59,7 @@ _CONFIG: Mapping[str, str] = {
     "timeout": "0",
     "maxmemory": "0",
     "maxmemory-policy": "noeviction",
-    "notify-keyspace-events": "Klx",
+    "notify-keyspace-events": "Kx",
     "hash-max-ziplist-value": "512",
     "client-output-buffer-limit": "normal 0 0 0",
     "activedefrag": "no",
