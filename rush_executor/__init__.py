@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         RemoteTraceback,
         RushError,
         ServerError,
+        TaskKilledError,
+        TaskTimeoutError,
         WorkerLostError,
     )
 
@@ -35,6 +37,8 @@ __all__ = [
     "RushExecutor",
     "RushFuture",
     "ServerError",
+    "TaskKilledError",
+    "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
 ]

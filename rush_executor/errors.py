@@ -18,6 +18,8 @@ __all__ = [
     "RemoteTraceback",
     "RushError",
     "ServerError",
+    "TaskKilledError",
+    "TaskTimeoutError",
     "WorkerLostError",
 ]
 
@@ -69,6 +71,32 @@ class WorkerLostError(RushError, BrokenExecutor):
         self.host = host
         self.exitcode = exitcode
         self.attempts = attempts
+
+
+class TaskTimeoutError(RushError, TimeoutError):
+    """The task ran for longer than the ``timeout`` of its options, and was ended together with its worker process.
+
+    Attributes:
+        task_id: The task.
+        timeout: The limit, in seconds.
+    """
+
+    def __init__(self, message: str, *, task_id: str = "", timeout: float = 0.0) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.timeout = timeout
+
+
+class TaskKilledError(RushError):
+    """The task was ended by `RushFuture.kill`, together with its worker process.
+
+    Attributes:
+        task_id: The task.
+    """
+
+    def __init__(self, message: str, *, task_id: str = "") -> None:
+        super().__init__(message)
+        self.task_id = task_id
 
 
 class InitializerError(RushError, BrokenExecutor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -99,17 +100,28 @@ class _TaskExecutor(Executor):
             buffersize=buffersize,
         )
 
-    def options(self, *, max_retries: int | None = None, priority: int | None = None) -> OptionsView:
-        """The same executor, with other options for what is submitted through it.
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        max_retries: int | None = None,
+        priority: int | None = None,
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
+    ) -> OptionsView:
+        """The same executor, with other options for what is submitted through it; what is None stays as it is.
 
         Args:
-            max_retries: How many lost workers a task survives.
+            timeout: Seconds that one attempt at a task may take, from its start in the worker. One that overstays is
+                killed with its worker, also in C code, and raises `TaskTimeoutError`. `math.inf` for no limit.
+            max_retries: How many times a task is run again: because its worker died, or for `retry_on`.
             priority: Higher runs earlier, strictly; -4095 to 4095, 0 by default. Equal ones run as submitted.
+            retry_on: Exception types. A task that fails with one of them is run again after a pause that doubles each
+                time, with jitter. `()` for none.
 
         Returns:
             An Executor. Shutting it down shuts down the executor that it is a view of.
         """
-        return OptionsView(self, _checked_options(max_retries, priority, self._options))
+        return OptionsView(self, _checked_options(self._options, timeout, max_retries, priority, retry_on))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Takes no more tasks; what was submitted is finished.
@@ -144,7 +156,12 @@ class OptionsView(_TaskExecutor):
         return self._executor._max_workers  # noqa: SLF001
 
     def __repr__(self) -> str:
-        return f"{self._executor!r}.options(max_retries={self._options.max_retries}, priority={self._options.priority})"
+        options = self._options
+        names = ", ".join(kind.__name__ for kind in options.retry_on)
+        return (
+            f"{self._executor!r}.options(timeout={options.timeout_s}, max_retries={options.max_retries}, "
+            f"priority={options.priority}, retry_on=({names}))"
+        )
 
 
 class RushExecutor(_TaskExecutor):
@@ -196,7 +213,7 @@ class RushExecutor(_TaskExecutor):
         _check_positive_integer("inner_max_num_threads", inner_max_num_threads)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        self._options = _checked_options(max_retries, 0, TaskOptions(DEFAULT_MAX_RETRIES, 0))
+        self._options = _checked_options(TaskOptions(DEFAULT_MAX_RETRIES, 0), None, max_retries, None, None)
         sealed_by = chosen_secret(secret)
         client_id = new_id()
         server: EmbeddedServer | None = None
@@ -296,7 +313,13 @@ def _check_positive_integer(name: str, value: int | None) -> None:
         raise ValueError(f"{name} must be >= 1")
 
 
-def _checked_options(max_retries: int | None, priority: int | None, base: TaskOptions) -> TaskOptions:
+def _checked_options(
+    base: TaskOptions,
+    timeout: float | None,
+    max_retries: int | None,
+    priority: int | None,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] | None,
+) -> TaskOptions:
     if max_retries is None:
         max_retries = base.max_retries
     if priority is None:
@@ -308,4 +331,22 @@ def _checked_options(max_retries: int | None, priority: int | None, base: TaskOp
         raise ValueError("max_retries must be >= 0")
     if abs(priority) > HIGHEST_PRIORITY:
         raise ValueError(f"priority must be between -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}")
-    return TaskOptions(max_retries, priority)
+    timeout_s = base.timeout_s if timeout is None else _checked_timeout(timeout)
+    kinds = base.retry_on if retry_on is None else _checked_kinds(retry_on)
+    return TaskOptions(max_retries, priority, timeout_s, kinds)
+
+
+def _checked_timeout(timeout: float) -> float | None:
+    if not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not timeout > 0:
+        raise ValueError("timeout must be greater than 0")
+    return None if math.isinf(timeout) else float(timeout)
+
+
+def _checked_kinds(retry_on: object) -> tuple[type[BaseException], ...]:
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"retry_on must be an exception class or a tuple of them, not {kind!r}")
+    return kinds

@@ -45,10 +45,14 @@ class TaskOptions(NamedTuple):
         max_retries: How many workers may be lost while they run the task. 0: it is run once at most. Otherwise a task
             that has ended is run again, and that does not count, if its worker is lost before the outcome was told.
         priority: Higher runs earlier; within one priority the order is that of submission.
+        timeout_s: How long one attempt may take, in seconds; None for any time.
+        retry_on: Failures of these types are no end of the task, as long as `max_retries` lasts.
     """
 
     max_retries: int
     priority: int
+    timeout_s: float | None = None
+    retry_on: tuple[type[BaseException], ...] = ()
 
 
 class NewTask(NamedTuple):
