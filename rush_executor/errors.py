@@ -53,6 +53,7 @@ class WorkerLostError(RushError, BrokenExecutor):
         exitcode: As `multiprocessing.Process.exitcode`: negative is the number of the signal that ended the process;
             None when its machine was lost and nobody could tell.
         attempts: How many workers were lost while they ran this task.
+        stderr: The last lines that the worker of the last attempt wrote to stderr, if there are any.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class WorkerLostError(RushError, BrokenExecutor):
         host: str = "",
         exitcode: int | None = None,
         attempts: int = 0,
+        stderr: str = "",
     ) -> None:
         super().__init__(message)
         self.task_id = task_id
@@ -71,6 +73,7 @@ class WorkerLostError(RushError, BrokenExecutor):
         self.host = host
         self.exitcode = exitcode
         self.attempts = attempts
+        self.stderr = stderr
 
 
 class TaskTimeoutError(RushError, TimeoutError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -25,16 +26,17 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
-from rush_executor._agent.workers import WorkerProcess, describe_exit, fork_worker, kill, reap
+from rush_executor._agent.stderr import StderrRelay
+from rush_executor._agent.workers import WorkerProcess, describe_exit, end_task, fork_worker, kill, reap
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
 from rush_executor._ledger.client import retire_client
 from rush_executor._ledger.connection import Channel, connect, open_pool
-from rush_executor._ledger.notifications import ExpiryWatch, ensure_notifications
+from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.server import ServerGuard
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import Loss
+from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG, Loss
 from rush_executor._protocol.slots import Slot
 from rush_executor.errors import NetworkLostError
 
@@ -49,6 +51,11 @@ _OWNER_CHECK_S: Final = 0.5
 # A worker that dies before it is ready, this many times in a row, dies of its start: no further one would fare better.
 _MOST_FAILED_STARTS: Final = 3
 _NETWORK_CHECK_S: Final = 0.2
+# How long, and how often, a task that is to be ended is looked for.
+_LOOK_FOR_TASK_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.01
+# How long, at the end, somebody must take what workers have written to stderr.
+_STDERR_PATIENCE_S: Final = 0.5
 _FIRST_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -83,8 +90,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 # It left, or somebody ended it.
 _NO_TASKS_FAULT: Final = (0, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM)
 
-# What a worker does in its process: agent's settings, network, worker id, host, slot -> exit code.
-WorkerMain = Callable[[AgentSettings, NetworkRecord, str, str, Slot], int]
+# What a worker does in its process: agent's settings, network, worker id, slot, descriptor that wakes the agent -> exit
+# code.
+WorkerMain = Callable[[AgentSettings, NetworkRecord, str, Slot, int], int]
 
 
 class Supervisor:
@@ -116,11 +124,17 @@ class Supervisor:
         self._channel = Channel(self._pool, reconnect_timeout_s=0.0)
         self._ledger = AgentLedger(self._channel, self._keys, settings.agent_id, self._host)
         self._reaper = Reaper(self._channel, self._keys)
-        self._watch = ExpiryWatch(self._pool, self._keys)
+        self._watch = AgentWatch(self._pool, self._keys, settings.agent_id)
         self._network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._ready_pids: set[int] = set()
-        self._losses: list[tuple[Loss, str]] = []
+        self._losses: list[tuple[Loss, str, bytes]] = []
+        # Workers that were killed to end a task: which task, with which tag, and its time limit.
+        self._verdicts: dict[int, tuple[str, bytes, float]] = {}
+        # Tasks to be ended, and until when they are looked for: they may be claimed and not yet started.
+        self._wanted_ends: dict[str, float] = {}
+        self._wakeup_w = -1
+        self._relay = StderrRelay()
         self._n_failed_starts = 0
         self._last_failed_start = ""
         self._is_leaving = False
@@ -142,6 +156,7 @@ class Supervisor:
         os.set_blocking(wakeup_r, False)
         os.set_blocking(wakeup_w, False)
         signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
+        self._wakeup_w = wakeup_w
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
@@ -193,10 +208,46 @@ class Supervisor:
                 self._find_network()
                 self._network_at = now + (config.heartbeat_period_s if self._network else _NETWORK_CHECK_S)
             self._fill_up()
-        if self._watch.rang() or now >= self._look_at:
+        rings = self._watch.rang()
+        if rings.is_called or now >= self._look_at:
+            self._wanted_ends |= dict.fromkeys(self._ledger.wanted_ends(), now + _LOOK_FOR_TASK_S)
+        if rings.has_expired or now >= self._look_at:
             self._reaper.look()
             self._look_at = now + config.heartbeat_period_s
-        return min(self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
+        due_at = min(self._end_overdue(), self._end_wanted())
+        return min(due_at, self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
+
+    def _end_overdue(self) -> float:
+        """Ends tasks that have exceeded their time limit; returns when the next one will have."""
+        next_at = math.inf
+        for worker in self._workers.values():
+            end_at, timeout_s = worker.slot.limits()
+            if not end_at or worker.pid in self._verdicts:
+                continue
+            if end_at <= time.monotonic():
+                if end_task(worker, lambda slot: 0 < slot.limits()[0] <= time.monotonic()):
+                    self._verdicts[worker.pid] = (worker.slot.current(), TIMEOUT_TAG, timeout_s)
+                    continue
+                end_at, _ = worker.slot.limits()
+            next_at = min(next_at, end_at or math.inf)
+        return next_at
+
+    def _end_wanted(self) -> float:
+        """Ends tasks that somebody wants to end; returns when to look for the rest of them again."""
+        now = time.monotonic()
+        settled = [task_id for task_id, until in self._wanted_ends.items() if now > until]
+        for worker in self._workers.values():
+            task_id = worker.slot.current()
+            if task_id not in self._wanted_ends or worker.pid in self._verdicts:
+                continue
+            if end_task(worker, lambda slot, task_id=task_id: slot.current() == task_id):  # type: ignore[misc]
+                self._verdicts[worker.pid] = (task_id, KILLED_TAG, 0.0)
+                settled.append(task_id)
+        if settled:
+            self._ledger.forget_ends(settled)
+            for task_id in settled:
+                del self._wanted_ends[task_id]
+        return now + _LOOK_AGAIN_S if self._wanted_ends else math.inf
 
     def _find_network(self) -> None:
         """Looks for the network; a new creation of it needs new workers, for the initializer that it brings."""
@@ -218,7 +269,7 @@ class Supervisor:
 
             def run(slot: Slot, worker_id: str = worker_id, network: NetworkRecord = network) -> int:
                 self._become_worker()
-                return self._worker_main(self._settings, network, worker_id, self._host, slot)
+                return self._worker_main(self._settings, network, worker_id, slot, self._wakeup_w)
 
             # A signal to leave must find the new worker in the list or not yet forked, and never our handler in it.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -227,6 +278,7 @@ class Supervisor:
                     return
                 worker = fork_worker(worker_id, run)
                 self._workers[worker.pid] = worker
+                self._relay.add(worker.stderr)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._when_ready()
@@ -244,6 +296,7 @@ class Supervisor:
         # Closes this process's copies; the agent's connections live on.
         self._channel.close()
         self._watch.close()
+        self._relay.disown()
         self._workers.clear()
 
     def _reap(self) -> None:
@@ -268,8 +321,17 @@ class Supervisor:
             elif exitcode != 0 and not self._is_leaving:
                 self._n_failed_starts += 1
                 self._last_failed_start = describe_exit(exitcode)
-            loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
-            self._losses.append((loss, guilty))
+            task_id, tag, timeout_s = self._verdicts.pop(worker.pid, ("", LOST_TAG, 0.0))
+            loss = Loss(
+                worker.worker_id,
+                self._host,
+                worker.pid,
+                exitcode,
+                describe_exit(exitcode),
+                timeout_s,
+                self._relay.finish(worker.stderr),
+            )
+            self._losses.append((loss, task_id or guilty, tag))
             if exitcode == 0 and not guilty:
                 # It left by itself: recycled, or the network is not what it was.
                 self._network_at = 0.0
@@ -277,8 +339,8 @@ class Supervisor:
     def _report_losses(self) -> None:
         """Tells the ledger of workers that ended; what cannot be told now is kept for the next step."""
         while self._losses:
-            loss, guilty = self._losses[0]
-            self._ledger.lose_worker(loss, guilty)
+            loss, guilty, tag = self._losses[0]
+            self._ledger.lose_worker(loss, guilty, tag)
             del self._losses[0]
         if self._last_failed_start and self._n_failed_starts >= _MOST_FAILED_STARTS and self._network is not None:
             text = (
@@ -293,7 +355,9 @@ class Supervisor:
         owner_fd, watch_fd = self._settings.owner_fd, self._watch.fileno()
         fds = [fd for fd in (wakeup_r, owner_fd, watch_fd) if fd is not None]
         timeout_s = max(0.0, min(due_at - time.monotonic(), _OWNER_CHECK_S))
-        readable, _, _ = select.select(fds, [], [], timeout_s)
+        stderr_r, stderr_w = self._relay.wanted()
+        readable, writable, _ = select.select([*fds, *stderr_r], stderr_w, [], timeout_s)
+        self._relay.step(readable, writable)
         if wakeup_r in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup_r, 4096)
@@ -337,7 +401,8 @@ class Supervisor:
                 del self._workers[worker.pid]
                 exitcode = os.waitstatus_to_exitcode(status)
                 loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
-                self._losses.append((loss, ""))
+                self._losses.append((loss, "", LOST_TAG))
+        self._relay.close(_STDERR_PATIENCE_S)
         if not (self._is_owner_gone and self._settings.server is not None):
             with contextlib.suppress(NetworkLostError):
                 self._report_losses()

@@ -8,12 +8,18 @@ import mmap
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from rush_executor._agent.stderr import WorkerStderr
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 
-__all__ = ["WorkerProcess", "describe_exit", "fork_worker", "kill", "reap"]
+__all__ = ["WorkerProcess", "describe_exit", "end_task", "fork_worker", "kill", "reap"]
+
+# A process that is deep in the kernel stops late; then it is in no other task either.
+_STOP_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,13 @@ class WorkerProcess:
         worker_id: Its id.
         pid: Its process.
         slot: Shared with it.
+        stderr: What it writes there.
     """
 
     worker_id: str
     pid: int
     slot: Slot
+    stderr: WorkerStderr
 
 
 def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
@@ -42,12 +50,18 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
     sys.stdout.flush()
     sys.stderr.flush()
     agent_pid = os.getpid()
+    stderr_r, stderr_w = os.pipe()
     pid = os.fork()
     if pid:
         _lead_group(pid)
-        return WorkerProcess(worker_id, pid, slot)
+        os.close(stderr_w)
+        os.set_blocking(stderr_r, False)
+        return WorkerProcess(worker_id, pid, slot, WorkerStderr(stderr_r))
     code = 1
     try:
+        os.close(stderr_r)
+        os.dup2(stderr_w, 2)
+        os.close(stderr_w)
         _lead_group(0)
         _die_with_parent(agent_pid)
         code = run(slot)
@@ -64,6 +78,40 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
 def kill(pid: int) -> None:
     """Kills a worker, and the processes that its tasks have started."""
     os.killpg(pid, signal.SIGKILL)
+
+
+def end_task(worker: WorkerProcess, is_wanted: Callable[[Slot], bool]) -> bool:
+    """Kills a worker because of the task that it runs, and no other.
+
+    The worker may be at its next task when the signal arrives: so it is stopped first, looked at, and goes on if it is
+    not to be killed.
+
+    Args:
+        worker: To be killed.
+        is_wanted: Looks at the slot, which does not change meanwhile.
+
+    Returns:
+        Whether it was killed.
+    """
+    if not is_wanted(worker.slot):
+        return False
+    os.kill(worker.pid, signal.SIGSTOP)
+    give_up_at = time.monotonic() + _STOP_S
+    while not _has_stopped_or_ended(worker.pid) and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+    if is_wanted(worker.slot):
+        kill(worker.pid)
+        return True
+    os.kill(worker.pid, signal.SIGCONT)
+    return False
+
+
+def _has_stopped_or_ended(pid: int) -> bool:
+    # Without taking the end away from `reap`. The rest of such a process's signals come after the one that stops it.
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _lead_group(pid: int) -> None:

@@ -29,6 +29,9 @@ class FutureOwner(Protocol):
     def cancel(self, future: RushFuture) -> bool:
         """Takes the task back, if no worker has it."""
 
+    def kill(self, future: RushFuture) -> bool:
+        """Has the task ended, running or not."""
+
     def is_running(self, future: RushFuture) -> bool:
         """Whether a worker has the task."""
 
@@ -67,6 +70,15 @@ class RushFuture(Future[Any]):
         if self.done():
             return self.cancelled()
         return self._owner.cancel(self)
+
+    def kill(self) -> bool:
+        """Ends the task, also while it runs: its worker process is killed, and another one takes its place.
+
+        Returns:
+            False when the task has ended already. Else True, at once: a task that no worker has claimed is cancelled; a
+            running one fails with `TaskKilledError` in a moment, if it does not end by itself before.
+        """
+        return not self.done() and self._owner.kill(self)
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Has `fn` called with this Future when it is done, on a thread made for callbacks; at once if it is done."""

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import socket
+import textwrap
 
-from rush_executor._protocol.records import Loss
-from rush_executor.errors import InitializerError, WorkerLostError
+from rush_executor._protocol.records import KILLED_TAG, TIMEOUT_TAG, Loss
+from rush_executor.errors import InitializerError, TaskKilledError, TaskTimeoutError, WorkerLostError
 
-__all__ = ["initializer_error", "worker_lost_error"]
+__all__ = ["initializer_error", "lost_task_error"]
 
 
-def worker_lost_error(task_id: str, name: str, body: bytes) -> WorkerLostError:
-    """The error of a task whose workers died.
+def lost_task_error(
+    task_id: str, name: str, tag: bytes, body: bytes
+) -> WorkerLostError | TaskTimeoutError | TaskKilledError:
+    """The error of a task that ended with its worker.
 
     Args:
         task_id: The task.
         name: Its function, for people.
+        tag: Why the worker ended: by itself, for the task's time limit, or because somebody ended the task.
         body: How many workers were lost, a blank, and the last `Loss`.
     """
     n_losses, _, raw = body.partition(b" ")
     attempts, loss = int(n_losses), Loss.from_bytes(raw)
-    times = "once" if attempts == 1 else f"{attempts} times"
     host = f"{loss.host} (this machine)" if loss.host == socket.gethostname() else loss.host
+    where = f"worker {loss.worker_id} (process {loss.pid} on {host})"
+    if tag == TIMEOUT_TAG:
+        return TaskTimeoutError(
+            f"{name}() took longer than its timeout of {loss.timeout_s:g} s and was ended: task {task_id}, on {where}",
+            task_id=task_id,
+            timeout=loss.timeout_s,
+        )
+    if tag == KILLED_TAG:
+        return TaskKilledError(f"{name}() was ended by kill(): task {task_id} on {where}", task_id=task_id)
+    times = "once" if attempts == 1 else f"{attempts} times"
+    said = f"\nThe last that it wrote to stderr:\n{textwrap.indent(loss.stderr, '    ')}" if loss.stderr else ""
     return WorkerLostError(
-        f"the worker that ran {name}() died, {times}: task {task_id}, last on worker {loss.worker_id} (process "
-        f"{loss.pid} on {host}), which {loss.reason}. If the crash is not the task's fault, raise max_retries.",
+        f"the worker that ran {name}() died, {times}: task {task_id}, last on {where}, which {loss.reason}. If the "
+        f"crash is not the task's fault, raise max_retries.{said}",
         task_id=task_id,
         worker_id=loss.worker_id,
         host=loss.host,
         exitcode=loss.exitcode,
         attempts=attempts,
+        stderr=loss.stderr,
     )
 
 

@@ -11,10 +11,17 @@ from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 
 from rush_executor._client.future import RushFuture
-from rush_executor._client.outcomes import worker_lost_error
+from rush_executor._client.outcomes import lost_task_error
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._payload import Encoder
-from rush_executor._protocol.records import CANCELLED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG, LOST_TAG
+from rush_executor._protocol.records import (
+    CANCELLED_TAG,
+    FINISHED_BLOB_TAG,
+    FINISHED_TAG,
+    KILLED_TAG,
+    LOST_TAG,
+    TIMEOUT_TAG,
+)
 from rush_executor.errors import PayloadError
 
 __all__ = ["PendingFutures"]
@@ -96,8 +103,8 @@ class PendingFutures:
             future._resolve_cancelled()
         elif body is None:
             future.set_exception(PayloadError(f"the outcome of task {task_id} is gone from the server"))
-        elif tag == LOST_TAG:
-            future.set_exception(worker_lost_error(task_id, future._name, body))
+        elif tag in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG):
+            future.set_exception(lost_task_error(task_id, future._name, tag, body))
         elif tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
             try:
                 value = self._encoder.decode_outcome(task_id, "finished", body)

@@ -42,7 +42,7 @@ from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import BROKEN_TAG, NewTask, TaskOptions
 from rush_executor._protocol.states import RUNNING
-from rush_executor.errors import InitializerError, NetworkLostError, PayloadError
+from rush_executor.errors import InitializerError, NetworkLostError, PayloadError, WorkerLostError
 
 __all__ = ["Session"]
 
@@ -201,6 +201,18 @@ class Session:
             if not self._is_lost and not self._has_left:
                 self._uplink.ring()
 
+    def end_now(self, how: str) -> None:
+        """Ends the workers without waiting for what they run; the session ends with them.
+
+        Args:
+            how: For the error of the tasks that were running.
+        """
+        self.shut_down(why="shutdown", cancel_futures=True)
+        with self._lock:
+            self._is_aborted = True
+        self._pending.fail_all(lambda: WorkerLostError(f"the worker that ran the task was ended by {how}()"))
+        self.shut_down(why="shutdown")
+
     def forget(self) -> None:
         """As `shut_down`, for an executor that nobody refers to any more.
 
@@ -249,6 +261,22 @@ class Session:
         # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future.
         concurrent.futures.wait([future], timeout=self._config.reconnect_timeout_s)
         return future.cancelled()
+
+    def kill(self, future: RushFuture) -> bool:
+        """Takes the task back, or has its worker killed."""
+        while not future.done():
+            if self.cancel(future):
+                return True
+            try:
+                with self._dispatcher.lock:
+                    self._dispatcher.settle()
+                    if self._uplink.kill(future.task_id):
+                        return True
+            except (NetworkLostError, NetworkGone, Refused):
+                return False
+            # Neither queued nor running: given back between the two, or it has ended and is about to be told.
+            concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
+        return False
 
     def is_running(self, future: RushFuture) -> bool:
         """Whether a worker has the task."""

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import pickle
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -48,15 +49,16 @@ def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = N
     Supervisor(settings, _worker_main, initializer_exit=EXIT_INITIALIZER, when_ready=when_ready).run()
 
 
-def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, host: str, slot: Slot) -> int:
+def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, slot: Slot, wake_fd: int) -> int:
     return run_worker(
         WorkerSettings(
             config=settings.config,
             record=network,
             agent_id=settings.agent_id,
             worker_id=worker_id,
-            host=host,
+            host=socket.gethostname(),
             max_tasks=settings.max_tasks_per_child,
             slot=slot,
+            wake_fd=wake_fd,
         )
     )

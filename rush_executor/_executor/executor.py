@@ -135,6 +135,22 @@ class _TaskExecutor(Executor):
         if wait:
             self._session.join()
 
+    def terminate_workers(self) -> None:
+        """Ends this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
+
+        What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
+        on. Here it is the same as `kill_workers`: a worker that is asked politely finishes its task.
+        """
+        self._session.end_now("terminate_workers")
+
+    def kill_workers(self) -> None:
+        """Kills this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
+
+        What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
+        on.
+        """
+        self._session.end_now("kill_workers")
+
     def _encode(self, fn: Callable[..., Any]) -> EncodedFunction | PayloadError:
         try:
             return self._session.encode_function(fn)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +13,7 @@ from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import BROKEN_TAG, Loss
+from rush_executor._protocol.records import BROKEN_TAG, LOST_TAG, Loss
 
 __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_network"]
 
@@ -85,17 +86,26 @@ class AgentLedger:
             pack(("SADD", k.agent_ids, self._agent_id)),
         )
 
-    def lose_worker(self, loss: Loss, guilty: str) -> tuple[int, int]:
+    def lose_worker(self, loss: Loss, guilty: str, tag: bytes = LOST_TAG) -> tuple[int, int]:
         """Puts right what a worker held that has ended.
 
         Args:
             loss: How it ended.
             guilty: The task that it was running, which is charged with an attempt; empty for none; `CHARGE_ALL`.
+            tag: `TIMEOUT_TAG` or `KILLED_TAG` when the worker was killed to end the guilty task: it is not run again.
 
         Returns:
             How many tasks were queued again, and how many failed.
         """
-        return _lose_worker(self._channel, self._keys, self._agent_id, loss, guilty, is_reaper=False)
+        return _lose_worker(self._channel, self._keys, self._agent_id, loss, guilty, tag=tag, is_reaper=False)
+
+    def wanted_ends(self) -> list[str]:
+        """Ids of tasks that somebody wants this agent to end."""
+        return [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", self._keys.kills(self._agent_id))))[0]]
+
+    def forget_ends(self, task_ids: Iterable[str]) -> None:
+        """These need no end any more."""
+        self._channel.call(pack(("SREM", self._keys.kills(self._agent_id), *task_ids)))
 
     def break_network(self, epoch: str, text: str) -> None:
         """Says to all clients that no worker can start, and why."""
@@ -106,7 +116,7 @@ class AgentLedger:
         k = self._keys
         self._channel.call(
             pack(("SREM", k.agent_ids, self._agent_id)),
-            pack(("DEL", k.heartbeat(self._agent_id), k.agent_workers(self._agent_id))),
+            pack(("DEL", k.heartbeat(self._agent_id), k.agent_workers(self._agent_id), k.kills(self._agent_id))),
         )
 
     def close(self) -> None:
@@ -150,7 +160,7 @@ class Reaper:
             worker_id = raw.decode()
             host, pid = self._channel.call(pack(("HMGET", k.worker(worker_id), "host", "pid")))[0]
             loss = Loss(worker_id, (host or b"").decode(), int(pid or 0), None, reason)
-            requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
+            requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, tag=LOST_TAG, is_reaper=True)
             if requeued < 0:
                 return False
         command = evalsha("forget_agent", (k.agent_ids, k.heartbeat(agent_id), k.agent_workers(agent_id)), [agent_id])
@@ -168,12 +178,12 @@ def break_network(channel: Channel, keys: Keys, epoch: str, text: str) -> None:
     """
     k = keys
     outcome = BROKEN_TAG + text.encode(errors="replace")
-    args: list[str | bytes | int] = [epoch, outcome, k.client(), k.inbox()]
+    args: list[str | bytes | float] = [epoch, outcome, k.client(), k.inbox()]
     channel.call(evalsha("break_network", (k.network, k.client_ids), args))
 
 
 def _lose_worker(
-    channel: Channel, keys: Keys, agent_id: str, loss: Loss, guilty: str, *, is_reaper: bool
+    channel: Channel, keys: Keys, agent_id: str, loss: Loss, guilty: str, *, tag: bytes, is_reaper: bool
 ) -> tuple[int, int]:
     k, worker_id = keys, loss.worker_id
     command = evalsha(
@@ -196,6 +206,7 @@ def _lose_worker(
             k.client(),
             k.inbox(),
             k.blob(),
+            tag,
         ],
     )
     requeued, failed = channel.call(command)[0]

@@ -25,6 +25,8 @@ START: Final = "0-0"
 _INBOX_BATCH: Final = 100
 _BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000
+# How long the wish to end a task waits for an agent that is away.
+_KILL_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +119,21 @@ class Uplink:
             True when the server has taken the tasks. False when nobody knows yet: an outcome will show that they have
             arrived, and pushing the same batch again, and waiting, makes sure.
         """
-        args: list[str | bytes | int] = [self._epoch, self._client_id, batch, self._keys.task(), self._keys.blob()]
+        args: list[str | bytes | float] = [self._epoch, self._client_id, batch, self._keys.task(), self._keys.blob()]
         for task in tasks:
             options = task.options
             if task.blob_id:
                 write_blob(self._channel, self._keys, task.blob_id, task.payload)
-                args += (task.task_id, b"", options.priority, options.max_retries, task.blob_id)
+                args += (
+                    task.task_id,
+                    b"",
+                    options.priority,
+                    options.max_retries,
+                    options.timeout_s or "",
+                    task.blob_id,
+                )
             else:
-                args += (task.task_id, task.payload, options.priority, options.max_retries, "")
+                args += (task.task_id, task.payload, options.priority, options.max_retries, options.timeout_s or "", "")
         commands = [evalsha("push_tasks", self._push_keys, args)]
         if functions:
             key = self._keys.functions(self._client_id)
@@ -145,9 +154,15 @@ class Uplink:
 
     def cancel(self, task_ids: Sequence[str]) -> list[CancelReply]:
         """Takes back tasks that no worker has claimed."""
-        args: list[str | bytes | int] = [self._keys.task(), self._keys.blob(), *task_ids]
+        args: list[str | bytes | float] = [self._keys.task(), self._keys.blob(), *task_ids]
         replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
         return [CancelReply(reply) for reply in replies]
+
+    def kill(self, task_id: str) -> bool:
+        """Asks that a running task be ended; False when it is not running."""
+        k = self._keys
+        command = evalsha("kill_task", (k.task(task_id),), [task_id, k.worker(), k.kills(), _KILL_MS])
+        return bool(self._channel.call(command)[0])
 
     def state(self, task_id: str) -> str:
         """State of a task: ``queued``, ``running``, or empty when it has ended."""

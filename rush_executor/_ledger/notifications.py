@@ -9,14 +9,14 @@ through a bell that is a list.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.exceptions import RedisError
 
 from rush_executor._protocol.keys import Keys
 
-__all__ = ["ExpiryWatch", "ensure_notifications"]
+__all__ = ["AgentWatch", "Rings", "ensure_notifications"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,20 @@ def ensure_notifications(client: redis.Redis) -> bool:
     return True
 
 
-class ExpiryWatch:
-    """Rings when a heartbeat of the network expires.
+class Rings(NamedTuple):
+    """What has rung.
+
+    Attributes:
+        has_expired: A heartbeat of the network has expired.
+        is_called: Somebody wants this agent to end a task.
+    """
+
+    has_expired: bool
+    is_called: bool
+
+
+class AgentWatch:
+    """Rings when a heartbeat of the network expires, and when somebody calls this agent.
 
     Made for a loop over `select`: `fileno` turns readable, then `rang` reads what came. It never blocks and never
     raises for a connection that broke: it says "look now" and connects again.
@@ -57,11 +69,13 @@ class ExpiryWatch:
     Args:
         pool: Where the connection comes from.
         keys: Of the network.
+        agent_id: The agent.
     """
 
-    def __init__(self, pool: redis.ConnectionPool, keys: Keys) -> None:
+    def __init__(self, pool: redis.ConnectionPool, keys: Keys, agent_id: str) -> None:
         db = pool.connection_kwargs.get("db", 0)
         self._pattern = f"__keyspace@{db}__:{_escape(keys.heartbeat())}*"
+        self._channel = keys.kills(agent_id)
         self._pubsub = redis.Redis(connection_pool=pool).pubsub(ignore_subscribe_messages=True)
         self._is_connected = False
 
@@ -73,20 +87,22 @@ class ExpiryWatch:
         sock = getattr(self._pubsub.connection, "_sock", None)
         return sock.fileno() if sock is not None else None
 
-    def rang(self) -> bool:
-        """Reads what came; True when it is time to look: a heartbeat expired, or the watch had been blind."""
-        is_ringing = False
+    def rang(self) -> Rings:
+        """Reads what came; all rings when the watch had been blind."""
+        has_expired = is_called = False
         try:
             if not self._is_connected:
                 self._pubsub.psubscribe(self._pattern)
+                self._pubsub.subscribe(self._channel)
                 self._is_connected = True
-                is_ringing = True
+                has_expired = is_called = True
             while (message := self._pubsub.get_message(timeout=0)) is not None:
-                is_ringing = is_ringing or message["data"] == b"expired"
+                is_called = is_called or message["type"] == "message"
+                has_expired = has_expired or message["data"] == b"expired"
         except (RedisError, OSError):
             self.close()
             self._is_connected = False
-        return is_ringing
+        return Rings(has_expired, is_called)
 
     def close(self) -> None:
         """Ends the connection."""

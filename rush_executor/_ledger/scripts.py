@@ -33,16 +33,16 @@ _SHAS: Final = {
 }
 
 
-def pack(command: tuple[str | bytes | memoryview | int, ...]) -> bytes:
+def pack(command: tuple[str | bytes | memoryview | float, ...]) -> bytes:
     """Bytes of one command, ready for the wire. hiredis packs in C; redis-py's own packer costs twice as much.
 
     Numbers become text here. hiredis (3.5) leaves that to Python, which runs signal handlers on the way, and when one
     of them raises (KeyboardInterrupt in a client, the end of a waiting worker) it goes on without a string: a crash.
     """
-    return _pack(tuple([str(part) if isinstance(part, int) else part for part in command]))
+    return _pack(tuple([str(part) if isinstance(part, int | float) else part for part in command]))
 
 
-def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | int]) -> bytes:
+def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | float]) -> bytes:
     """Packs the call of a script.
 
     Args:

@@ -92,7 +92,7 @@ class WorkerLedger:
                 packet, and the server runs it when the bell rings: waking up costs no second trip.
         """
         commands = [self._wait] if wait else []
-        args: list[str | bytes | int] = [*self._claim_args, limit, *self._claim_prefixes]
+        args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes]
         commands.append(evalsha("claim_tasks", self._claim_keys, args))
         finish = self._finish(outcomes) if outcomes else b""
         is_muted = bool(finish) and self._can_mute
@@ -101,7 +101,7 @@ class WorkerLedger:
         replies = self._channel.call(*commands, muted=finish if is_muted else b"")
         reply = replies[-1]
         claims = [
-            Claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4] == b"0")
+            _claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4])
             for i in range(1, len(reply), 5)
         ]
         if is_muted:
@@ -133,7 +133,7 @@ class WorkerLedger:
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back what was claimed and not started; returns how many went back."""
         k = self._keys
-        args: list[str | bytes | int] = [self._worker_id, k.task(), k.client(), k.blob()]
+        args: list[str | bytes | float] = [self._worker_id, k.task(), k.client(), k.blob()]
         for claim in claims:
             args += (claim.task_id, claim.attempt)
         keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids)
@@ -159,7 +159,7 @@ class WorkerLedger:
         self._channel.close()
 
     def _finish(self, outcomes: Sequence[Outcome]) -> bytes:
-        args: list[str | bytes | int] = [*self._finish_args]
+        args: list[str | bytes | float] = [*self._finish_args]
         for outcome in outcomes:
             claim, body = outcome.claim, outcome.body
             if len(body) < LARGE_PAYLOAD:
@@ -174,3 +174,8 @@ class WorkerLedger:
                 tag = FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG
                 args += (claim.task_id, claim.attempt, tag + blob_id.encode())
         return evalsha("finish_tasks", (self._running_key,), args)
+
+
+def _claim(task_id: str, attempt: int, payload: bytes, blob_id: str, limits: bytes) -> Claim:
+    max_retries, _, timeout = limits.partition(b" ")
+    return Claim(task_id, attempt, payload, blob_id, max_retries == b"0", float(timeout) if timeout else 0.0)

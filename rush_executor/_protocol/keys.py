@@ -7,7 +7,7 @@
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `blob` | finish, cancel |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `timeout` (s), `blob` | finish, cancel |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client |
 | `bell` | list | a token for each worker that may be asleep while tasks are queued | last client |
 | `worker_ids` | set | workers that have joined | worker's agent |
@@ -15,6 +15,7 @@
 | `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent |
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
+| `kills:<agent>` | set | running tasks that this agent is asked to end; also the channel on which it is told | the agent; has a TTL |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
 | `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it |
 
@@ -104,6 +105,9 @@ class Keys:
 
     def heartbeat(self, agent_id: str = "") -> str:
         return f"{self.prefix}heartbeat:{agent_id}"
+
+    def kills(self, agent_id: str = "") -> str:
+        return f"{self.prefix}kills:{agent_id}"
 
     def client(self, client_id: str = "") -> str:
         return f"{self.prefix}client:{client_id}"

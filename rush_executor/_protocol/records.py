@@ -1,8 +1,8 @@
 """What travels through the ledger beside payloads: claims, outcomes, notices.
 
 An outcome in an inbox is one tag byte and a body. The worker writes FINISHED and FAILED (a sealed payload follows),
-the ledger itself writes LOST, CANCELLED and BROKEN (plain JSON or nothing follows: these are told by parties that
-never pickle).
+the ledger itself writes LOST, TIMEOUT, KILLED, CANCELLED and BROKEN (plain JSON or nothing follows: these are told by
+parties that never pickle).
 
 What is made once per task is a named tuple: a frozen dataclass takes four times as long to make.
 """
@@ -20,7 +20,9 @@ __all__ = [
     "FAILED_TAG",
     "FINISHED_BLOB_TAG",
     "FINISHED_TAG",
+    "KILLED_TAG",
     "LOST_TAG",
+    "TIMEOUT_TAG",
     "Claim",
     "Loss",
     "NewTask",
@@ -33,6 +35,9 @@ FAILED_TAG = b"E"
 FINISHED_BLOB_TAG = b"f"
 FAILED_BLOB_TAG = b"e"
 LOST_TAG = b"L"
+# As LOST, but the worker was killed to end the task: it ran for too long, or somebody wanted it to end.
+TIMEOUT_TAG = b"T"
+KILLED_TAG = b"K"
 CANCELLED_TAG = b"C"
 # Not the end of one task: the network is broken, e.g. its initializer fails. The task id beside it is empty.
 BROKEN_TAG = b"B"
@@ -80,6 +85,7 @@ class Claim(NamedTuple):
         payload: As in `NewTask`.
         blob_id: As in `NewTask`.
         is_once: Whether the task must not be run again, whatever happens to its worker.
+        timeout_s: How long this attempt may take; 0 for any time.
     """
 
     task_id: str
@@ -87,6 +93,7 @@ class Claim(NamedTuple):
     payload: bytes
     blob_id: str = ""
     is_once: bool = False
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,8 @@ class Loss:
         pid: Its process id there.
         exitcode: As `multiprocessing.Process.exitcode`; None when nobody could tell.
         reason: A few words for people, such as "killed by signal 9 (SIGKILL)".
+        timeout_s: The time limit that the task has exceeded, in seconds; 0 for none.
+        stderr: The last lines that the worker wrote to stderr.
     """
 
     worker_id: str
@@ -106,6 +115,8 @@ class Loss:
     pid: int
     exitcode: int | None
     reason: str
+    timeout_s: float = 0.0
+    stderr: str = ""
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -10,15 +10,19 @@ A worker that dies before it said that it is ready died of its start, not of a t
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
-from typing import Any
+import struct
+import time
+from typing import Any, Final
 
 __all__ = ["SLOT_SIZE", "Slot"]
 
-SLOT_SIZE = 264
+SLOT_SIZE = 280
 _LENGTH = 0
 _READY = 1
-_ID = 8
+_LIMITS = 8
+_ID = 24
+_limits: Final = struct.Struct("<dd")
+_NO_LIMITS: Final = _limits.pack(0.0, 0.0)
 
 
 class Slot:
@@ -31,7 +35,7 @@ class Slot:
     __slots__ = ("_buffer",)
 
     def __init__(self, buffer: Any) -> None:
-        self._buffer: MutableSequence[Any] = buffer
+        self._buffer = buffer
 
     def set_ready(self) -> None:
         """The worker has done its start: connected, initialised, registered."""
@@ -41,11 +45,12 @@ class Slot:
         """Whether the worker has done its start."""
         return bool(self._buffer[_READY])
 
-    def begin(self, task_id: str) -> None:
-        """The worker starts on this task."""
+    def begin(self, task_id: str, timeout_s: float = 0.0) -> None:
+        """The worker starts on this task, which may take so long; 0 for any time."""
         raw = task_id.encode()
         buffer = self._buffer
         buffer[_LENGTH] = 0
+        buffer[_LIMITS:_ID] = _limits.pack(time.monotonic() + timeout_s, timeout_s) if timeout_s else _NO_LIMITS
         buffer[_ID : _ID + len(raw)] = raw
         buffer[_LENGTH] = len(raw)
 
@@ -56,4 +61,13 @@ class Slot:
     def current(self) -> str:
         """The task that is being run, empty when there is none."""
         length = self._buffer[_LENGTH]
-        return bytes(self._buffer[_ID : _ID + length]).decode()
+        return bytes(self._buffer[_ID : _ID + length]).decode(errors="replace")
+
+    def limits(self) -> tuple[float, float]:
+        """When the task must have ended, on the clock that all processes of a machine share, and its time limit.
+
+        In seconds; zeros for no limit. Read from the agent while the worker writes, it may be neither's of two tasks:
+        who is about to act on it stops the worker first and reads again.
+        """
+        limits: tuple[float, float] = _limits.unpack(bytes(self._buffer[_LIMITS:_ID]))
+        return limits if self._buffer[_LENGTH] else (0.0, 0.0)

@@ -50,4 +50,5 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(RUNNING, "worker lost, not started", QUEUED, "agent or reaper", "lose_worker"),
     Transition(RUNNING, "worker lost, attempts left", QUEUED, "agent or reaper", "lose_worker"),
     Transition(RUNNING, "worker lost, none left", FAILED, "agent or reaper", "lose_worker"),
+    Transition(RUNNING, "time limit, kill", FAILED, "agent", "lose_worker"),
 )

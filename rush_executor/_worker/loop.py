@@ -8,6 +8,7 @@ The connection is shared under `lock`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -35,6 +36,10 @@ _T = TypeVar("_T")
 _OWN_FRAMES: Final = 2
 
 
+# The agent looks at every slot this often, or a little more often.
+_LOOKED_AT_S: Final = 1.0
+
+
 class LeaveNow(BaseException):
     """Raised by a signal handler in a worker that is waiting for work."""
 
@@ -48,10 +53,18 @@ class TaskLoop:
         decoder: Opens calls and packs results.
         slot: Where the agent reads what is being run.
         max_tasks: Leave after so many tasks; None for never.
+        wake_fd: A byte written here has the agent look at the slot.
     """
 
     def __init__(
-        self, ledger: WorkerLedger, lock: threading.Lock, decoder: Decoder, slot: Slot, *, max_tasks: int | None
+        self,
+        ledger: WorkerLedger,
+        lock: threading.Lock,
+        decoder: Decoder,
+        slot: Slot,
+        *,
+        max_tasks: int | None,
+        wake_fd: int,
     ) -> None:
         self.lock = lock
         self.held: deque[Claim] = deque()
@@ -67,6 +80,7 @@ class TaskLoop:
         self._decoder = decoder
         self._slot = slot
         self._tasks_left = max_tasks
+        self._wake_fd = wake_fd
         self._pace = Pace()
         self._n_queued = 1
         self._oldest_outcome_at = 0.0
@@ -170,7 +184,11 @@ class TaskLoop:
 
     def _run(self, claim: Claim) -> Outcome:
         decoder, task_id = self._decoder, claim.task_id
-        self._slot.begin(task_id)
+        self._slot.begin(task_id, claim.timeout_s)
+        if 0 < claim.timeout_s < _LOOKED_AT_S:
+            # The agent looks by itself, but not so often. It has many bytes to read when it is late: one less is fine.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_fd, b"\0")
         try:
             body = self._call(claim)
             is_failure = False

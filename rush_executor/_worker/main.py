@@ -6,6 +6,7 @@ the slot says whether it was ready and what it was at, the exit code how it ende
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -46,6 +47,7 @@ class WorkerSettings:
         host: Host name of this machine.
         max_tasks: Leave after so many tasks; None for never.
         slot: Shared with the agent.
+        wake_fd: A byte written here has the agent look at the slot.
     """
 
     config: NetworkConfig
@@ -55,6 +57,7 @@ class WorkerSettings:
     host: str
     max_tasks: int | None
     slot: Slot = field(repr=False)
+    wake_fd: int
 
 
 def run_worker(settings: WorkerSettings) -> int:
@@ -73,7 +76,7 @@ def run_worker(settings: WorkerSettings) -> int:
             return ledger.function(client_id, digest)
 
     decoder = Decoder(config.network_id, config.secret, fetch)
-    loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks)
+    loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks, wake_fd=settings.wake_fd)
     try:
         text = _initialize(decoder, settings.record)
         if text is not None:
@@ -81,6 +84,9 @@ def run_worker(settings: WorkerSettings) -> int:
             return EXIT_INITIALIZER
         ledger.register(settings.agent_id, settings.host, os.getpid())
         settings.slot.set_ready()
+        if not faulthandler.is_enabled():
+            # Where a crash was: the client is told the last lines of stderr.
+            faulthandler.enable(2, all_threads=False)
         _install_signal_handlers(loop)
         _watch_forks(channel, loop)
         start_courier(loop)

@@ -1,7 +1,8 @@
 -- Purpose: a worker takes tasks to run them.
 -- KEYS: 1 network, 2 queued_tasks, 3 running_tasks:<worker>, 4 worker_ids
 -- ARGV: 1 epoch, 2 worker id, 3 how many at most, 4 prefix of task:, 5 prefix of client:, 6 prefix of blob:
--- Returns: {how many are still queued, then for each task: id, attempt, payload, blob id, max_retries}
+-- Returns: {how many are still queued, then for each task: id, attempt, payload, blob id, max_retries and,
+--   where there is one, a blank and the time limit in seconds}
 -- Row: queued claim -> running.
 -- Loser: NETWORKGONE when the network is not the one that the worker was started for; WORKERGONE when the worker has
 --   been taken for lost: it must not run anything any more.
@@ -14,14 +15,17 @@ end
 if redis.call('SISMEMBER', KEYS[4], ARGV[2]) == 0 then
   return redis.error_reply('WORKERGONE this worker has been taken for lost')
 end
+local function limits(max_retries, timeout)
+  return timeout and max_retries .. ' ' .. timeout or max_retries
+end
 local reply = {0}
 local held = redis.call('SMEMBERS', KEYS[3])
 if #held > 0 then
   for _, id in ipairs(held) do
-    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob', 'max_retries')
+    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob', 'max_retries', 'timeout')
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = id, task[1], task[2]
-    reply[at + 4], reply[at + 5] = task[3] or '', task[4]
+    reply[at + 4], reply[at + 5] = task[3] or '', limits(task[4], task[5])
   end
   reply[1] = redis.call('ZCARD', KEYS[2])
   return reply
@@ -41,14 +45,14 @@ local is_there = client_check(ARGV[5])
 for i = 1, #popped, 2 do
   local id = popped[i]
   local key = ARGV[4] .. id
-  local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob', 'max_retries')
+  local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob', 'max_retries', 'timeout')
   if task[1] then
     if is_there(task[1]) then
       local attempt = tonumber(task[3] or '0') + 1
       redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', batch)
       local at = #reply
       reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, task[2]
-      reply[at + 4], reply[at + 5] = task[4] or '', task[5]
+      reply[at + 4], reply[at + 5] = task[4] or '', limits(task[5], task[6])
       claimed[#claimed + 1] = id
     else
       drop(key, ARGV[6], task[4])

@@ -3,9 +3,10 @@
 --       7 heartbeat:<agent>
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
---       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:
+--       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
+--       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it
 -- Returns: {tasks queued again, tasks failed}; {-1, -1} when the agent turned out to be alive
--- Row: running, worker lost -> queued (charged or not) | failed.
+-- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
 -- A task whose client is gone does not go back, it is dropped.
@@ -25,15 +26,16 @@ for _, id in ipairs(held) do
   local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
   if task[1] == ARGV[1] then
     local losses = tonumber(task[3] or '0')
-    if ARGV[2] == '*' or ARGV[2] == id then
+    local is_guilty = ARGV[2] == '*' or ARGV[2] == id
+    if is_guilty then
       losses = losses + 1
     end
     local client = task[5]
     if not is_there(client) then
       drop(key, ARGV[8], task[6])
-    elseif losses > tonumber(task[4]) then
+    elseif losses > tonumber(task[4]) or (is_guilty and ARGV[9] ~= 'L') then
       drop(key, ARGV[8], task[6])
-      deliver(ARGV[6] .. client, ARGV[7] .. client, {id, 'L' .. losses .. ' ' .. ARGV[4]})
+      deliver(ARGV[6] .. client, ARGV[7] .. client, {id, (is_guilty and ARGV[9] or 'L') .. losses .. ' ' .. ARGV[4]})
       failed = failed + 1
     else
       redis.call('HSET', key, 'state', 'queued', 'losses', losses)

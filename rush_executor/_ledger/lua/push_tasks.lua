@@ -1,7 +1,7 @@
 -- Purpose: put a batch of tasks into the queue.
 -- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids
 -- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
---       then for each task: id, payload, priority, max_retries, blob id ('' for none)
+--       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)
 -- Row: - push -> queued.
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
@@ -16,10 +16,10 @@ local pushed = redis.call('HGET', KEYS[2], 'pushed')
 if not pushed then
   return redis.error_reply('NETWORKGONE the record of this client is gone')
 end
-local n = (#ARGV - 5) / 5
+local n = (#ARGV - 5) / 6
 if tonumber(ARGV[3]) <= tonumber(pushed) then
-  for at = 5, 5 * n, 5 do
-    local blob = ARGV[at + 5]
+  for at = 5, #ARGV - 1, 6 do
+    local blob = ARGV[at + 6]
     if blob ~= '' then
       if redis.call('EXISTS', ARGV[4] .. ARGV[at + 1]) == 1 then
         redis.call('PERSIST', ARGV[5] .. blob)
@@ -33,8 +33,8 @@ end
 local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
 local ranked = {}
 for i = 1, n do
-  local at = 5 * i
-  local id, blob = ARGV[at + 1], ARGV[at + 5]
+  local at = 6 * i - 1
+  local id, timeout, blob = ARGV[at + 1], ARGV[at + 5], ARGV[at + 6]
   local rank = string.format('%.0f', sequence + i - tonumber(ARGV[at + 3]) * 1099511627776)
   if blob == '' then
     redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
@@ -43,6 +43,9 @@ for i = 1, n do
     redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
       'rank', rank, 'max_retries', ARGV[at + 4], 'blob', blob)
     redis.call('PERSIST', ARGV[5] .. blob)
+  end
+  if timeout ~= '' then
+    redis.call('HSET', ARGV[4] .. id, 'timeout', timeout)
   end
   ranked[2 * i - 1] = rank
   ranked[2 * i] = id
