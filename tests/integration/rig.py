@@ -25,7 +25,7 @@ from rush_executor._ledger.scripts import pack
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.ids import task_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import Claim, Loss, NewTask, TaskOptions
+from rush_executor._protocol.records import LOST_TAG, Claim, Loss, NewTask, TaskOptions
 
 __all__ = ["EPOCH", "LEASE_MS", "Agent", "Client", "Packets", "Recorder", "Rig", "Worker", "race"]
 
@@ -65,10 +65,17 @@ class Client:
         return self.uplink.open_network(epoch, initializer)
 
     def tasks(
-        self, n: int, *, priority: int = 0, max_retries: int = 2, payload: bytes = b"call", blob_id: str = ""
+        self,
+        n: int,
+        *,
+        priority: int = 0,
+        max_retries: int = 2,
+        payload: bytes = b"call",
+        blob_id: str = "",
+        timeout_s: float | None = None,
     ) -> list[NewTask]:
         """New tasks, not yet sent."""
-        options = TaskOptions(max_retries, priority)
+        options = TaskOptions(max_retries, priority, timeout_s)
         return [NewTask(task_id(self.id, next(self._numbers)), payload, options, blob_id) for _ in range(n)]
 
     def send(self, tasks: Sequence[NewTask], functions: Sequence[tuple[str, bytes]] = ()) -> list[str]:
@@ -130,10 +137,10 @@ class Agent:
         self.ledger = AgentLedger(self.channel, rig.keys, agent_id, "host")
         self.workers: list[Worker] = []
 
-    def lose(self, worker: Worker, guilty: str = "") -> tuple[int, int]:
+    def lose(self, worker: Worker, guilty: str = "", tag: bytes = LOST_TAG) -> tuple[int, int]:
         if worker in self.workers:
             self.workers.remove(worker)
-        return self.ledger.lose_worker(Loss(worker.id, "host", 4711, -9, "killed by signal 9"), guilty)
+        return self.ledger.lose_worker(Loss(worker.id, "host", 4711, -9, "killed by signal 9"), guilty, tag)
 
     def leave(self) -> None:
         for worker in list(self.workers):

@@ -23,7 +23,7 @@ def check(rig: Rig, seen: set[str], fields: dict[str, set[str]]) -> None:
         assert rig.redis.type(key).decode() == row.type, key
         if row.type == "hash" and name not in ("functions", "blob"):
             fields.setdefault(name, set()).update(field.decode() for field in rig.redis.hkeys(key))
-        if name in ("client", "inbox", "functions", "heartbeat"):
+        if name in ("client", "inbox", "functions", "heartbeat", "kills"):
             assert row.has_ttl
             assert rig.ttl_ms(key) > 0, f"{key} may lie there for ever"
         seen.add(name)
@@ -38,11 +38,11 @@ def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
     ids: list[str] = []
     steps: list[Callable[[], object]] = [
         lambda: agent.ledger.beat(60_000),
-        lambda: client.send(client.tasks(3, max_retries=1), [("digest", b"body")]),
+        lambda: client.send(client.tasks(3, max_retries=1, timeout_s=9.5), [("digest", b"body")]),
         lambda: ids.extend(client.send(client.tasks(1, payload=large, blob_id="b1"))),
         lambda: worker.finish(worker.claim(2)[:1], large),
         lambda: worker.ledger.release(worker.claim()),
-        lambda: worker.claim(1),
+        lambda: client.uplink.kill(worker.claim(1)[0].task_id),
         lambda: agent.lose(worker, guilty=worker.claim()[0].task_id),
         lambda: client.uplink.cancel(ids),
         client.uplink.ring,

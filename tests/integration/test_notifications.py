@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from rush_executor._ledger.connection import connect, open_pool
-from rush_executor._ledger.notifications import ExpiryWatch, ensure_notifications
+from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.keys import Keys
 from tests.integration.rig import Rig
@@ -32,10 +32,10 @@ def client(server_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def watch(server_url: str, client: redis.Redis) -> Iterator[ExpiryWatch]:
+def watch(server_url: str, client: redis.Redis) -> Iterator[AgentWatch]:
     client.config_set(_FLAGS, "Kx")
     pool = open_pool(server_url)
-    watch = ExpiryWatch(pool, Keys("rig"))
+    watch = AgentWatch(pool, Keys("rig"), "a1")
     yield watch
     watch.close()
     pool.disconnect()
@@ -97,9 +97,9 @@ def test_config_refused_by_acl(client: redis.Redis, server_url: str, caplog: pyt
         assert "keyspace notifications" in record.getMessage()
         assert "timer" in record.getMessage()
         assert "pw" not in record.getMessage().split()
-        watch = ExpiryWatch(pool, Keys("rig"))
-        assert watch.rang() is True, "who cannot be told looks now, and later by the timer"
-        assert watch.rang() is False
+        watch = AgentWatch(pool, Keys("rig"), "a1")
+        assert watch.rang().has_expired is True, "who cannot be told looks now, and later by the timer"
+        assert watch.rang().has_expired is False
         watch.close()
     finally:
         pool.disconnect()
@@ -124,25 +124,25 @@ def test_config_renamed(server_kind: str, caplog: pytest.LogCaptureFixture) -> N
 # ----------------------------------------------------------------------------------------------------- the watch
 
 
-def test_it_rings_at_first(watch: ExpiryWatch) -> None:
+def test_it_rings_at_first(watch: AgentWatch) -> None:
     """What expired before anybody watched must be looked for; then it is silent."""
     assert watch.fileno() is None
-    assert watch.rang() is True
+    assert watch.rang().has_expired is True
     assert watch.fileno() is not None
-    assert [watch.rang() for _ in range(3)] == [False] * 3
+    assert [watch.rang().has_expired for _ in range(3)] == [False] * 3
 
 
-def test_it_rings_when_a_heartbeat_expires(rig: Rig, watch: ExpiryWatch, eventually: Eventually) -> None:
+def test_it_rings_when_a_heartbeat_expires(rig: Rig, watch: AgentWatch, eventually: Eventually) -> None:
     """The descriptor turns readable, and `rang` says that it is time to look."""
     watch.rang()
     watch.rang()
     rig.agent().ledger.beat(20)
     assert select.select([watch.fileno()], [], [], 30)[0]
-    eventually(watch.rang)
-    assert watch.rang() is False
+    eventually(lambda: watch.rang().has_expired)
+    assert watch.rang().has_expired is False
 
 
-def test_it_rings_for_nothing_else(rig: Rig, watch: ExpiryWatch, client: redis.Redis, eventually: Eventually) -> None:
+def test_it_rings_for_nothing_else(rig: Rig, watch: AgentWatch, client: redis.Redis, eventually: Eventually) -> None:
     """Beats, other keys and other networks do not ring."""
     client.config_set(_FLAGS, "KEA")
     watch.rang()
@@ -154,10 +154,10 @@ def test_it_rings_for_nothing_else(rig: Rig, watch: ExpiryWatch, client: redis.R
         rig.redis.set(rig.keys.blob("b1"), "x", px=20)
         eventually(lambda: not other.redis.exists(other.keys.heartbeat("a1"), other.keys.heartbeat("a2")))
         eventually(lambda: not rig.redis.exists(rig.keys.blob("b1")))
-        assert watch.rang() is False
+        assert watch.rang().has_expired is False
         # The server tells in order: when this one is there, whatever else there was has come.
         rig.agent("a3").ledger.beat(20)
-        eventually(watch.rang)
+        eventually(lambda: watch.rang().has_expired)
 
 
 @pytest.mark.parametrize("network_id", ["a*b", "a?b", "a[bc]", "a\\b", "a^b", "ä-ö", "a b".replace(" ", "_")])
@@ -167,40 +167,40 @@ def test_names_that_look_like_patterns(
     """A network's name is matched as it is written."""
     client.config_set(_FLAGS, "Kx")
     pool = open_pool(server_url)
-    watch = ExpiryWatch(pool, Keys(network_id))
+    watch = AgentWatch(pool, Keys(network_id), "a1")
     watch.rang()
     watch.rang()
     with Rig(server_url, network_id) as rig, Rig(server_url, "axb") as other, Rig(server_url, "ab") as third:
         for others in (other, third):
             others.agent().ledger.beat(20)
             eventually(lambda r=others: not r.redis.exists(r.keys.heartbeat("a1")))
-        assert watch.rang() is False
+        assert watch.rang().has_expired is False
         rig.agent().ledger.beat(20)
-        eventually(watch.rang)
+        eventually(lambda: watch.rang().has_expired)
     watch.close()
     pool.disconnect()
 
 
-def test_it_rings_after_a_reconnect(rig: Rig, watch: ExpiryWatch, client: redis.Redis, eventually: Eventually) -> None:
+def test_it_rings_after_a_reconnect(rig: Rig, watch: AgentWatch, client: redis.Redis, eventually: Eventually) -> None:
     """While the connection was broken nothing was told, so it is time to look; and then it watches again."""
     watch.rang()
     watch.rang()
     for _ in range(3):
         assert client.client_kill_filter(_type="pubsub") == 1
-        eventually(watch.rang)
-        assert watch.rang() is False
+        eventually(lambda: watch.rang().has_expired)
+        assert watch.rang().has_expired is False
         assert watch.fileno() is not None
         rig.agent().ledger.beat(20)
-        eventually(watch.rang)
+        eventually(lambda: watch.rang().has_expired)
 
 
 def test_it_never_raises_without_a_server(own_server: EmbeddedServer) -> None:
     """It is one of many timers of a loop: a server that is gone is somebody else's to tell."""
     pool = open_pool(own_server.url)
-    watch = ExpiryWatch(pool, Keys("rig"))
-    assert watch.rang() is True
+    watch = AgentWatch(pool, Keys("rig"), "a1")
+    assert watch.rang().has_expired is True
     own_server.stop()
-    assert [watch.rang() for _ in range(3)] == [False] * 3
+    assert [watch.rang().has_expired for _ in range(3)] == [False] * 3
     assert watch.fileno() is None
     watch.close()
     watch.close()
@@ -212,14 +212,14 @@ def test_another_database(own_server: EmbeddedServer, eventually: Eventually) ->
     url = own_server.url + "?db=3"
     pool = open_pool(url)
     ensure_notifications(connect(pool))
-    watch = ExpiryWatch(pool, Keys("rig"))
+    watch = AgentWatch(pool, Keys("rig"), "a1")
     watch.rang()
     watch.rang()
     with Rig(url) as rig, Rig(own_server.url) as other:
         other.agent().ledger.beat(20)
         eventually(lambda: not other.redis.exists(other.keys.heartbeat("a1")))
-        assert watch.rang() is False
+        assert watch.rang().has_expired is False
         rig.agent().ledger.beat(20)
-        eventually(watch.rang)
+        eventually(lambda: watch.rang().has_expired)
     watch.close()
     pool.disconnect()

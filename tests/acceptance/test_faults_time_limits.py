@@ -1,0 +1,218 @@
+"""Time limits and kills: the task ends, its worker with it, and nothing else."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rush_executor import RushExecutor, TaskKilledError, TaskTimeoutError, WorkerLostError
+
+Eventually = Callable[..., Any]
+DEADLINE_S = 60
+
+
+@pytest.fixture
+def pool() -> Iterator[RushExecutor]:
+    with RushExecutor(2) as executor:
+        yield executor
+
+
+def backtrack() -> object:
+    """Minutes in C code that looks at no signal."""
+    return re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+def note(path: str) -> int:
+    """Counts the calls; returns its process."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    return os.getpid()
+
+
+def note_and_sleep(path: str) -> None:
+    note(path)
+    time.sleep(600)
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+@pytest.mark.parametrize("stuck", [backtrack, lambda: time.sleep(600)], ids=["regex", "sleep"])
+def test_a_stuck_call_ends(pool: RushExecutor, stuck: Callable[[], object]) -> None:
+    """Also in C code; the error says what, how long and where; the pool goes on."""
+    future = pool.options(timeout=0.5).submit(stuck)
+    with pytest.raises(
+        TaskTimeoutError, match=r"took longer than its timeout of 0\.5 s and was ended: task "
+    ) as caught:
+        future.result(DEADLINE_S)
+    assert isinstance(caught.value, TimeoutError)
+    assert (caught.value.task_id, caught.value.timeout) == (future.task_id, 0.5)
+    assert pool.submit(double, 4).result(DEADLINE_S) == 8
+
+
+def test_it_is_run_once(pool: RushExecutor, tmp_path: Path) -> None:
+    """A time limit is no accident: the task is not run again, however many retries it has."""
+    path = str(tmp_path / "runs")
+    future = pool.options(timeout=0.2, max_retries=5).submit(note_and_sleep, path)
+    assert isinstance(future.exception(DEADLINE_S), TaskTimeoutError)
+    assert Path(path).read_text() == "x"
+
+
+def test_nobody_else_is_harmed(pool: RushExecutor) -> None:
+    """Neighbours in the queue, before and behind, are run once each and come out right."""
+    limited = pool.options(timeout=0.3)
+    futures = [
+        limited.submit(time.sleep, 600) if number % 100 == 50 else limited.submit(double, number)
+        for number in range(300)
+    ]
+    wait(futures, timeout=DEADLINE_S)
+    for number, future in enumerate(futures):
+        if number % 100 == 50:
+            assert isinstance(future.exception(0), TaskTimeoutError)
+        else:
+            assert future.result(0) == 2 * number
+
+
+def test_the_clock_starts_in_the_worker(pool: RushExecutor) -> None:
+    """Waiting in the queue does not count."""
+    futures = [pool.options(timeout=5).submit(time.sleep, 0.2) for _ in range(80)]
+    assert [future.result(DEADLINE_S) for future in futures] == [None] * 80
+
+
+def test_many_short_ones(pool: RushExecutor) -> None:
+    """A limit that nobody exceeds harms nobody, however close together they are."""
+    limited = pool.options(timeout=0.9)
+    assert list(limited.map(double, range(3000))) == [2 * x for x in range(3000)]
+
+
+def test_bad_limits(pool: RushExecutor) -> None:
+    """Are told at once."""
+    for bad in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="timeout must be greater than 0"):
+            pool.options(timeout=bad)
+    with pytest.raises(TypeError, match="number of seconds"):
+        pool.options(timeout="1")  # type: ignore[arg-type]
+    assert pool.options(timeout=3).options(timeout=math.inf).submit(double, 1).result(DEADLINE_S) == 2
+
+
+def test_kill_a_running_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:
+    """It ends with `TaskKilledError`, once; the next task runs."""
+    path = str(tmp_path / "runs")
+    future = pool.submit(note_and_sleep, path)
+    eventually(Path(path).exists)
+    assert future.running()
+    assert not future.cancel(), "the standard library's cancel leaves a running task alone"
+    assert future.kill()
+    with pytest.raises(TaskKilledError, match=r"note_and_sleep\(\) was ended by kill\(\)"):
+        future.result(DEADLINE_S)
+    assert not future.kill()
+    assert Path(path).read_text() == "x"
+    assert pool.submit(double, 4).result(DEADLINE_S) == 8
+
+
+def test_kill_a_queued_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:
+    """It is cancelled and never runs; what runs is not disturbed."""
+    path = str(tmp_path / "runs")
+    running = [pool.submit(time.sleep, 1) for _ in range(2)]
+    eventually(lambda: all(future.running() for future in running))
+    queued = pool.submit(note, path)
+    assert queued.kill()
+    with pytest.raises(CancelledError):
+        queued.result(DEADLINE_S)
+    assert [future.result(DEADLINE_S) for future in running] == [None, None]
+    assert not Path(path).exists()
+
+
+def test_kill_at_any_moment(pool: RushExecutor) -> None:
+    """Each ends in exactly one way, and those that were not meant are run."""
+    futures = [pool.submit(time.sleep, 0.003) for _ in range(400)]
+    for future in futures[::20]:
+        future.kill()
+    ends = []
+    for number, future in enumerate(futures):
+        try:
+            ends.append(future.result(DEADLINE_S))
+        except (TaskKilledError, CancelledError) as error:
+            assert number % 20 == 0
+            ends.append(error)
+    assert len(ends) == 400
+
+
+@pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])
+def test_end_all_workers(how: str, eventually: Eventually) -> None:
+    """As in Python 3.14: at once; what ran fails, what waited is cancelled, nothing more is taken."""
+    executor = RushExecutor(2)
+    running = [executor.submit(time.sleep, 600) for _ in range(2)]
+    queued = [executor.submit(double, 1) for _ in range(5)]
+    eventually(lambda: all(future.running() for future in running))
+    getattr(executor, how)()
+    for future in running:
+        with pytest.raises(WorkerLostError, match=how):
+            future.result(DEADLINE_S)
+    assert all(future.cancelled() for future in queued)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(double, 1)
+    executor.shutdown()
+
+
+def crash(text: str) -> None:
+    print(text, file=sys.stderr)
+    os.abort()
+
+
+def test_the_last_words_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """What it wrote to stderr is in the error, with the place of the crash, and where it was written to."""
+    with RushExecutor(1) as executor:
+        error = executor.options(max_retries=0).submit(crash, "the last words").exception(DEADLINE_S)
+    assert isinstance(error, WorkerLostError)
+    assert "the last words" in error.stderr
+    assert "in crash" in error.stderr
+    assert error.stderr.splitlines()[0] in str(error)
+    assert "the last words" in capfd.readouterr().err
+
+
+def shout(n_bytes: int) -> int:
+    line = "y" * 99 + "\n"
+    for _ in range(n_bytes // 100):
+        sys.stderr.write(line)
+    return n_bytes
+
+
+def test_much_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """All of it arrives, and nobody gets stuck."""
+    with RushExecutor(2) as executor:
+        assert list(executor.map(shout, [1_000_000] * 3)) == [1_000_000] * 3
+    assert capfd.readouterr().err.count("y" * 99) == 30_000
+
+
+def test_stderr_that_nobody_reads(tmp_path: Path) -> None:
+    """The worker waits, as it would if it wrote there itself. Its agent does not: other tasks, and kills, go on."""
+    reader, writer = os.pipe()
+    old = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        executor = RushExecutor(2)
+    finally:
+        os.dup2(old, 2)
+        os.close(old)
+        os.close(writer)
+    try:
+        stuck = executor.submit(shout, 1_000_000)
+        assert list(executor.map(double, range(100))) == [2 * x for x in range(100)]
+        assert not stuck.done()
+        assert stuck.kill()
+        assert isinstance(stuck.exception(DEADLINE_S), TaskKilledError)
+        assert executor.submit(double, 1).result(DEADLINE_S) == 2
+    finally:
+        executor.shutdown()
+        os.close(reader)
