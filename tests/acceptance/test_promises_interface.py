@@ -271,6 +271,8 @@ def test_options_priority(lone: RushExecutor, tmp_path: Path, eventually: Eventu
         for n in range(3)
         for priority in (0, -4095, 4095, 1)
     ]
+    eventually(lambda: all(future._is_sent for future in futures))
+    assert blocker.running(), "asked behind what is being sent: all are queued"
     gate.touch()
     concurrent.futures.wait(futures)
     assert notes.read_text().split() == [f"{p}:{n}" for p in (4095, 1, 0, -4095) for n in range(3)]
