@@ -9,9 +9,11 @@ through a bell that is a list.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, NamedTuple
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from rush_executor._protocol.keys import Keys
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # K: events by key; x: expiry.
 _NEEDED = "Kx"
+# After so long without a word the other end is asked for one, and after as long again given up: 10 s together.
+_QUIET_S = 4.5
 
 
 def ensure_notifications(client: redis.Redis) -> bool:
@@ -78,6 +82,9 @@ class AgentWatch:
         self._channel = keys.kills(agent_id)
         self._pubsub = redis.Redis(connection_pool=pool).pubsub(ignore_subscribe_messages=True)
         self._is_connected = False
+        # When something came last, and since when an answer is waited for.
+        self._heard_at = 0.0
+        self._asked_at: float | None = None
 
     def fileno(self) -> int | None:
         """Descriptor to wait on; None while there is no connection."""
@@ -90,19 +97,32 @@ class AgentWatch:
     def rang(self) -> Rings:
         """Reads what came; all rings when the watch had been blind."""
         has_expired = is_called = False
+        now = time.monotonic()
         try:
             if not self._is_connected:
                 self._pubsub.psubscribe(self._pattern)
                 self._pubsub.subscribe(self._channel)
                 self._is_connected = True
+                self._heard_at, self._asked_at = now, None
                 has_expired = is_called = True
             while (message := self._pubsub.get_message(timeout=0)) is not None:
                 is_called = is_called or message["type"] == "message"
                 has_expired = has_expired or message["data"] == b"expired"
+                self._heard_at, self._asked_at = now, None
+            self._check_line(now)
         except (RedisError, OSError):
             self.close()
             self._is_connected = False
         return Rings(has_expired, is_called)
+
+    def _check_line(self, now: float) -> None:
+        """Asks for a sign of life now and then: nobody is told when the other end of a connection vanishes."""
+        if self._asked_at is None:
+            if now - self._heard_at > _QUIET_S:
+                self._pubsub.ping()
+                self._asked_at = now
+        elif now - self._asked_at > _QUIET_S:
+            raise RedisConnectionError("no sign of life")
 
     def close(self) -> None:
         """Ends the connection."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import select
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
+from rush_executor._ledger import notifications
 from rush_executor._ledger.connection import connect, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.server import EmbeddedServer
@@ -223,3 +225,25 @@ def test_another_database(own_server: EmbeddedServer, eventually: Eventually) ->
         eventually(lambda: watch.rang().has_expired)
     watch.close()
     pool.disconnect()
+
+
+def test_a_line_that_has_gone_dead(rig: Rig, watch: AgentWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tells when the other end vanishes: it is asked for a sign of life, and given up when none comes."""
+    watch.rang()
+    connections: list[object] = []
+
+    def answers() -> bool:
+        watch.rang()
+        connections.append(watch._pubsub.connection)
+        return watch._asked_at is None
+
+    monkeypatch.setattr(notifications, "_QUIET_S", 0.05)
+    deadline = time.monotonic() + 30
+    while answers():
+        assert time.monotonic() < deadline, "it was not asked"
+    while not answers():
+        assert time.monotonic() < deadline, "the answer did not come"
+    assert len(set(map(id, connections))) == 1, "a line that lives is kept"
+    monkeypatch.setattr(watch._pubsub, "ping", lambda: None)
+    while not watch.rang().is_called:
+        assert time.monotonic() < deadline, "a dead line was not given up"
