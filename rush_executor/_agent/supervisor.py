@@ -381,7 +381,9 @@ class Supervisor:
     def _leave(self) -> None:
         self._is_leaving = True
         for pid in self._workers:
-            os.kill(pid, signal.SIGTERM)
+            # It may have been reaped a moment ago: a signal can come between any two lines.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _kill_workers(self) -> None:
         for pid in self._workers:
@@ -401,7 +403,8 @@ class Supervisor:
                 del self._workers[worker.pid]
                 exitcode = os.waitstatus_to_exitcode(status)
                 loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
-                self._losses.append((loss, "", LOST_TAG))
+                # Killed, it was running something: on a shared network that may be a task of others, which goes on.
+                self._losses.append((loss, worker.slot.current(), LOST_TAG))
         self._relay.close(_STDERR_PATIENCE_S)
         if not (self._is_owner_gone and self._settings.server is not None):
             with contextlib.suppress(NetworkLostError):

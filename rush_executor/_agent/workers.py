@@ -77,7 +77,8 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
 
 def kill(pid: int) -> None:
     """Kills a worker, and the processes that its tasks have started."""
-    os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def end_task(worker: WorkerProcess, is_wanted: Callable[[Slot], bool]) -> bool:

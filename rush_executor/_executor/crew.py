@@ -90,16 +90,22 @@ class Crew:
         now = time.monotonic()
         self._n_short_lives = self._n_short_lives + 1 if now - self._started_at < _SHORT_LIFE_S else 0
         if self._n_short_lives >= _MOST_SHORT_LIVES:
-            os.close(self._pipe_w)
+            self._close_pipe()
             self._agent = None
             raise NoWorkers(
                 f"the agent of the workers ended {self._n_short_lives} times in a row right after its start, the last "
                 f"time with exit code {agent.returncode}; what it printed to stderr says why"
             )
-        logger.warning("the agent of %d workers ended with code %s; starting another", settings.n_workers, agent.poll())
-        os.close(self._pipe_w)
-        self._settings = replace(settings, agent_id=new_id())
-        self._start_agent(self._settings)
+        self._close_pipe()
+        successor = replace(settings, agent_id=new_id())
+        try:
+            self._start_agent(successor)
+        except OSError as error:
+            # No process or no memory to be had now; there may be at the next look.
+            logger.warning("the agent of %d workers ended, and none can be started: %s", settings.n_workers, error)
+            return None
+        logger.warning("the agent of %d workers ended with code %s; started another", settings.n_workers, agent.poll())
+        self._settings = successor
         return settings.agent_id
 
     def stop(self, *, now: bool) -> None:
@@ -108,10 +114,11 @@ class Crew:
         if agent is None or self._is_foreign:
             return
         if not now:
-            with contextlib.suppress(BrokenPipeError):
+            # Gone already, or its successor could not be started.
+            with contextlib.suppress(OSError):
                 os.write(self._pipe_w, LEAVE)
             agent.wait()
-        os.close(self._pipe_w)
+        self._close_pipe()
         agent.wait()
         self._agent = None
 
@@ -124,15 +131,19 @@ class Crew:
         """In a forked child: closes its copy of the pipe, so that the agent sees the parent's end."""
         self._is_foreign = True
         if self._agent is not None:
-            os.close(self._pipe_w)
+            self._close_pipe()
             # Popen would complain, when collected, that the child of another process still runs.
             self._agent.returncode = 0
+
+    def _close_pipe(self) -> None:
+        pipe_w, self._pipe_w = self._pipe_w, -1
+        if pipe_w >= 0:
+            os.close(pipe_w)
 
     def _start_agent(self, settings: AgentSettings) -> None:
         settings = replace(
             settings, owner_pid=os.getpid(), server=self._server.guard() if self._server is not None else None
         )
-        self._started_at = time.monotonic()
         pipe_r, pipe_w = os.pipe()
         try:
             self._agent = subprocess.Popen(
@@ -149,6 +160,7 @@ class Crew:
         finally:
             os.close(pipe_r)
         self._pipe_w = pipe_w
+        self._started_at = time.monotonic()
         authkey = multiprocessing.current_process().authkey.hex()
         start = json.dumps([sys.path, sys.argv, authkey]).encode()
         # An agent that is dead already is found by `check`.

@@ -11,7 +11,6 @@ A worker that dies before it said that it is ready died of its start, not of a t
 from __future__ import annotations
 
 import struct
-import time
 from typing import Any, Final
 
 __all__ = ["SLOT_SIZE", "Slot"]
@@ -45,12 +44,12 @@ class Slot:
         """Whether the worker has done its start."""
         return bool(self._buffer[_READY])
 
-    def begin(self, task_id: str, timeout_s: float = 0.0) -> None:
-        """The worker starts on this task, which may take so long; 0 for any time."""
+    def begin(self, task_id: str, end_at: float = 0.0, timeout_s: float = 0.0) -> None:
+        """The worker starts on this task, which must have ended at a time; zeros for no limit: see `limits`."""
         raw = task_id.encode()
         buffer = self._buffer
         buffer[_LENGTH] = 0
-        buffer[_LIMITS:_ID] = _limits.pack(time.monotonic() + timeout_s, timeout_s) if timeout_s else _NO_LIMITS
+        buffer[_LIMITS:_ID] = _limits.pack(end_at, timeout_s) if timeout_s else _NO_LIMITS
         buffer[_ID : _ID + len(raw)] = raw
         buffer[_LENGTH] = len(raw)
 

@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
-from rush_executor._ledger.connection import NetworkGone, WorkerGone
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._ledger.connection import NetworkGone, Refused, WorkerGone
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._payload import Decoder, run_chunk
 from rush_executor._protocol.ids import client_of
@@ -76,6 +78,7 @@ class TaskLoop:
         # This process is a child that a task has forked, and no worker.
         self.is_copy = False
         self.busy = threading.Event()
+        self.fetch_error: Exception | None = None
         self._ledger = ledger
         self._decoder = decoder
         self._slot = slot
@@ -109,6 +112,15 @@ class TaskLoop:
             # What stands in running_tasks under this worker's name is put right by the agent.
             logger.debug("worker leaves: %r", reason)
 
+    def fetch(self, read: Callable[[], bytes]) -> bytes:
+        """Reads from the ledger what a call needs; remembers if it is the ledger that fails, and not the call."""
+        try:
+            with self.lock:
+                return read()
+        except (NetworkGone, WorkerGone, NetworkLostError, Refused) as error:
+            self.fetch_error = error
+            raise
+
     def hand_over(self, *, is_repeat: bool = False) -> None:
         """Hands in every outcome, and gives back every claim that was not started.
 
@@ -117,12 +129,20 @@ class TaskLoop:
         """
         with self.lock:
             outcomes, claims = _take(self.outcomes), _take(self.held)
-            if outcomes:
-                refused = self._ledger.finish(outcomes)
-                if not is_repeat:
-                    _tell_refused(refused)
-            if claims:
-                self._ledger.release(claims)
+            try:
+                if outcomes:
+                    refused = self._ledger.finish(outcomes)
+                    outcomes = []
+                    if not is_repeat:
+                        _tell_refused(refused)
+                if claims:
+                    self._ledger.release(claims)
+                    claims = []
+            except BaseException:
+                # Not lost: the loop's next call may succeed.
+                self.outcomes.extendleft(reversed(outcomes))
+                self.held.extendleft(reversed(claims))
+                raise
 
     def _refill(self) -> None:
         """Hands in what is done and claims more; waits for the bell if the queue was empty at the last claim."""
@@ -131,6 +151,10 @@ class TaskLoop:
         with self.lock:
             outcomes = _take(self.outcomes)
             try:
+                if self._n_queued == 0 and any(len(outcome.body) >= LARGE_PAYLOAD for outcome in outcomes):
+                    # Not along with the wait: broken off while it writes a blob, it would leave one that nobody links.
+                    _tell_refused(self._ledger.finish(outcomes))
+                    outcomes = []
                 self.is_waiting = self._n_queued == 0
                 if self.is_leaving:
                     # The signal came before the line above: nobody would end the wait.
@@ -184,19 +208,26 @@ class TaskLoop:
 
     def _run(self, claim: Claim) -> Outcome:
         decoder, task_id = self._decoder, claim.task_id
-        self._slot.begin(task_id, claim.timeout_s)
-        if 0 < claim.timeout_s < _LOOKED_AT_S:
-            # The agent looks by itself, but not so often. It has many bytes to read when it is late: one less is fine.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake_fd, b"\0")
+        if claim.timeout_s:
+            self._slot.begin(task_id, time.monotonic() + claim.timeout_s, claim.timeout_s)
+            if claim.timeout_s < _LOOKED_AT_S:
+                # The agent looks by itself, but not so often. When it has many bytes to read, one less is fine.
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._wake_fd, b"\0")
+        else:
+            self._slot.begin(task_id)
         try:
             body = self._call(claim)
             is_failure = False
         except BaseException as error:  # noqa: BLE001
             if self.is_copy:
                 _end_copy(error)
-            # SystemExit, KeyboardInterrupt and their kind are the task's outcome, not the worker's end.
             self.is_in_task = False
+            if self.fetch_error is not None:
+                # It was not run, and what hinders it is not its own: somebody else may run it.
+                self._slot.end()
+                raise self.fetch_error from None
+            # SystemExit, KeyboardInterrupt and their kind are the task's outcome, not the worker's end.
             body = decoder.encode_failure(task_id, error, trim=_OWN_FRAMES)
             is_failure = True
         if self.is_copy:
@@ -208,8 +239,7 @@ class TaskLoop:
         payload = claim.payload
         if claim.blob_id:
             try:
-                with self.lock:
-                    payload = self._ledger.read_blob(claim.blob_id)
+                payload = self.fetch(lambda: self._ledger.read_blob(claim.blob_id))
             except KeyError:
                 raise PayloadError(f"the payload of task {claim.task_id} is gone from the server") from None
         task_id = claim.task_id

@@ -72,8 +72,7 @@ def run_worker(settings: WorkerSettings) -> int:
     lock = threading.Lock()
 
     def fetch(client_id: str, digest: str) -> bytes:
-        with lock:
-            return ledger.function(client_id, digest)
+        return loop.fetch(lambda: ledger.function(client_id, digest))
 
     decoder = Decoder(config.network_id, config.secret, fetch)
     loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks, wake_fd=settings.wake_fd)

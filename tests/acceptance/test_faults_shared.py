@@ -1,0 +1,72 @@
+"""Workers of one client run tasks of another: what becomes of these when the first one dies."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rush_executor import RushExecutor, WorkerLostError
+
+Eventually = Callable[..., Any]
+DEADLINE_S = 60
+OWNER = """
+import sys, time
+from rush_executor import RushExecutor
+
+with RushExecutor(1, url=sys.argv[1], network_id="shared"):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def note_and_wait(path: str, gate: str) -> str:
+    with Path(path).open("a") as file:
+        file.write("x")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "done"
+
+
+@pytest.fixture
+def owner(server_url: str) -> Iterator[subprocess.Popen[str]]:
+    """Another client, with the only worker of the network."""
+    process = subprocess.Popen([sys.executable, "-c", OWNER, server_url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
+@pytest.mark.parametrize("max_retries", [0, 2])
+def test_the_owner_of_the_workers_dies(  # noqa: PLR0917 - fixtures
+    server_url: str,
+    owner: subprocess.Popen[str],
+    tmp_path: Path,
+    eventually: Eventually,
+    how: signal.Signals,
+    max_retries: int,
+) -> None:
+    """A task that may be run once is not run again; any other is, by the next worker that comes."""
+    path, gate = tmp_path / "runs", tmp_path / "gate"
+    with RushExecutor(0, url=server_url, network_id="shared") as client:
+        future = client.options(max_retries=max_retries).submit(note_and_wait, str(path), str(gate))
+        eventually(lambda: path.exists() and path.read_text())
+        owner.send_signal(how)
+        owner.wait(DEADLINE_S)
+        gate.touch()
+        with RushExecutor(1, url=server_url, network_id="shared"):
+            if max_retries:
+                assert future.result(DEADLINE_S) == "done"
+            else:
+                assert isinstance(future.exception(DEADLINE_S), WorkerLostError)
+        assert path.read_text() == "x" * (2 if max_retries else 1)
