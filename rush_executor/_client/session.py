@@ -246,9 +246,8 @@ class Session:
             if reply is not CancelReply.GONE:
                 return reply is CancelReply.CANCELLED
             # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future. Unless
-            # it failed and is retried, or the server has lost it: then it is about to be cancelled here.
-            while not future.done() and future._is_sent and time.monotonic() < give_up_at:
-                concurrent.futures.wait([future], timeout=_LOOK_AGAIN_S)
+            # it has failed and is retried, or the server has lost it: then it is there again in a moment.
+            concurrent.futures.wait([future], timeout=_LOOK_AGAIN_S)
         return future.cancelled()
 
     def is_running(self, future: RushFuture) -> bool:

@@ -35,11 +35,15 @@ def flush(url: str) -> None:
         client.flushall()
 
 
+def count_run(path: str) -> int:
+    with Path(path).open("ab") as file:
+        file.write(b".")
+        return file.tell()
+
+
 def fail_until(path: str, n: int, value: Any = None) -> Any:
     """Fails in its first n runs; each leaves one byte."""
-    with open(path, "ab") as file:
-        file.write(b".")
-        run = file.tell()
+    run = count_run(path)
     if run <= n:
         raise ValueError(run)
     return value
@@ -117,9 +121,7 @@ def test_lost_workers_are_counted_and_retried(executor: RushExecutor, tmp_path: 
 
 def die_until(path: str, n: int) -> int:
     """Dies in its first n runs."""
-    with open(path, "ab") as file:
-        file.write(b".")
-        run = file.tell()
+    run = count_run(path)
     if run <= n:
         os.kill(os.getpid(), signal.SIGKILL)
     return run

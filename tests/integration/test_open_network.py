@@ -46,7 +46,7 @@ def test_join(rig: Rig) -> None:
 
 
 def test_another_client_puts_an_initializer_back(rig: Rig) -> None:
-    """After the server has lost its data. The network is its first creator's: the initializer works on that one's globals."""
+    """After the server has lost its data. The network is its first creator's: so are the globals that it sets."""
     client = rig.client("c2")
     rig.redis.flushall()
     opened = client.uplink.open_network("epoch-2", b"init", "c1")
