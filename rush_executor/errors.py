@@ -33,7 +33,10 @@ class ServerError(RushError, RuntimeError):
 
 
 class NetworkLostError(RushError, BrokenExecutor):
-    """The server, or the network's data on it, is gone for longer than ``reconnect_timeout`` allows."""
+    """The server is gone for longer than ``reconnect_timeout`` allows.
+
+    Or it has lost its data, and this task cannot be submitted again: it must not run twice, or was not kept.
+    """
 
 
 class PayloadError(RushError, pickle.PicklingError, pickle.UnpicklingError):

@@ -10,11 +10,17 @@ the dispatcher sends whatever the outbox holds when it gets to it: the busier th
 `lock` guards the uplink, and with it the order of batches. Whoever takes a task out of the outbox holds it, so under
 it a task is either still in the outbox or has been sent.
 
+A task that has failed and is retried waits here for its pause, then goes through the outbox like a new one: the thread
+that sends is there anyway, and at interpreter exit, where no thread can be started any more.
+
+When the server has lost the network, nothing is sent until `resume`.
+
 The thread is started with the session and ended by `close`; it sleeps while the outbox is empty.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import threading
@@ -25,6 +31,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from rush_executor._client.future import RushFuture
+from rush_executor._client.retries import Parcel, RetryQueue
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._ledger.client import Uplink
 from rush_executor._ledger.connection import NetworkGone, Refused
@@ -38,13 +45,6 @@ _LARGEST_BATCH: Final = 500
 _LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
 # After a longer pause the connection may have been cut without our knowledge: then a lone task waits for its answer.
 _FRESH_S: Final = 1.0
-
-
-class Parcel(NamedTuple):
-    """A task on its way out, and its Future."""
-
-    future: RushFuture
-    task: NewTask
 
 
 class _Batch(NamedTuple):
@@ -81,9 +81,10 @@ class _Wakeup:
         except queue.Empty:
             pass
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None) -> None:
         """Waits for a `set`, and takes it away."""
-        self._tokens.get()
+        with contextlib.suppress(queue.Empty):
+            self._tokens.get(timeout=timeout_s)
 
 
 class Dispatcher:
@@ -110,6 +111,9 @@ class Dispatcher:
         self._when_lost = when_lost
         self._when_refused = when_refused
         self._outbox: deque[Parcel] = deque()
+        self._retries = RetryQueue()
+        # The server does not know the network any more.
+        self.is_halted = False
         # Taken out of the outbox, not yet known to have arrived.
         self._batch: _Batch | None = None
         # What was sent without an answer, and when.
@@ -135,7 +139,7 @@ class Dispatcher:
         if is_lone and self._is_asleep and not self._outbox:
             with self.lock:
                 self.settle()
-                if self._batch is None and not self._outbox:
+                if self._batch is None and not self._outbox and not self.is_halted:
                     now = time.monotonic()
                     is_fresh = now - self._sent_at < _FRESH_S
                     self._sent_at = now
@@ -150,6 +154,27 @@ class Dispatcher:
         self._outbox.append(parcel)
         if self._is_asleep:
             self._wakeup.set()
+
+    def send_later(self, parcel: Parcel) -> None:
+        """Sends a task after a pause: one that has failed and is retried."""
+        self._retries.put(parcel)
+        self._wakeup.set()
+
+    def resume(self, parcels: list[Parcel]) -> None:
+        """The network is there again, empty; to be called under the lock.
+
+        Args:
+            parcels: What had been sent, and is to be sent again before all that was not.
+        """
+        # Of the batch in between, what is not among the parcels: Ctrl-C came before it was marked as sent.
+        batch = self._batch.parcels if self._batch is not None else []
+        parcels = parcels + [parcel for parcel in batch if not parcel.future._is_sent]
+        self._batch = self._posted = None
+        for future, _ in parcels:
+            future._is_sent = False
+        self._outbox.extendleft(reversed(parcels))
+        self.is_halted = False
+        self._wakeup.set()
 
     def settle(self) -> None:
         """Makes sure that what was sent has arrived; to be called under the lock, before the uplink is used."""
@@ -179,16 +204,23 @@ class Dispatcher:
             self._wakeup.clear()
             # The flag goes up before the look: whoever appends after the look sees it and sets the event.
             self._is_asleep = True
-            if not self._outbox and self._batch is None:
-                self._wakeup.wait()
+            if self.is_halted or (not self._outbox and self._batch is None):
+                self._wakeup.wait(self._retries.pause_s())
             self._is_asleep = False
-            while (self._outbox or self._batch is not None or self._posted is not None) and not self._is_closed:
+            self._outbox.extend(self._retries.take_due())
+            while self._has_something_to_send() and not self._is_closed:
                 with self.lock:
                     # First: after a batch with a later number the server would take this one for seen.
                     self.settle()
+                    if self.is_halted:
+                        break
                     if self._batch is None:
+                        self._outbox.extend(self._retries.take_due())
                         self._batch = self._make_batch(self._take_parcels())
                     self._send_batch()
+
+    def _has_something_to_send(self) -> bool:
+        return not self.is_halted and bool(self._outbox or self._batch is not None or self._posted is not None)
 
     def _take_parcels(self) -> list[Parcel]:
         outbox, n_bytes = self._outbox, 0
@@ -227,7 +259,11 @@ class Dispatcher:
                 excess = self._shelf.take_excess()
                 if excess:
                     self._uplink.forget_functions(excess)
-        except (NetworkGone, NetworkLostError) as error:
+        except NetworkGone:
+            # The listener sees to it, as it is the one who knows up to where the inbox was read.
+            self.is_halted = True
+            self._posted = None
+        except NetworkLostError as error:
             self._when_lost(error)
         except Refused as error:
             self._when_refused([parcel.future for parcel in batch.parcels], error)

@@ -47,6 +47,9 @@ class RushFuture(Future[Any]):
 
     Attributes:
         task_id: The task's id in the ledger.
+        attempts: How many times the task was started, as far as is known: 1 after a plain success, one more for each
+            failure that was retried and for each worker that was lost over it. 0 as long as nothing is known: none of
+            its attempts has ended, or it was cancelled before the first.
     """
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
@@ -55,6 +58,7 @@ class RushFuture(Future[Any]):
         self._condition.__class__ = _Condition
         self._owner = owner
         self.task_id = task_id
+        self.attempts = 0
         # The rest is this room's: the function's name for messages, its digest if it was sent by value, and whether the
         # task has left this process.
         self._name = name

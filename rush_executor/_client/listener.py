@@ -3,6 +3,9 @@
 Started by the session. It waits at the client's inbox and reads what comes (see `Downlink`). An outcome is trimmed from
 the inbox only after its Future was resolved, so a lost reply loses nothing. It ends when the session drains and nothing
 is pending, or when the network is lost; then it takes everything down, whoever has asked for it.
+
+It is also the one who joins the network again when the server has lost its data: the inbox is a new one then, to be
+read from its start.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ class Listener:
         resolve: Called with a task's id and its outcome: tag, and body, or None where the body is gone; must
             not raise.
         is_done: Whether the thread may end.
+        rejoin: Called when the server does not know the network any more; may raise.
         when_lost: Called when the network is gone for good.
-        on_tick: Called after every read, at least about once a second.
+        on_tick: Called after every read, at least about once a second; may raise NetworkGone.
         take_down: Called once, last.
     """
 
@@ -47,6 +51,7 @@ class Listener:
         *,
         resolve: Callable[[str, bytes, bytes | None], None],
         is_done: Callable[[], bool],
+        rejoin: Callable[[NetworkGone], None],
         when_lost: Callable[[BaseException], None],
         on_tick: Callable[[], None],
         take_down: Callable[[], None],
@@ -54,6 +59,7 @@ class Listener:
         self._downlink = downlink
         self._resolve = resolve
         self._is_done = is_done
+        self._rejoin = rejoin
         self._when_lost = when_lost
         self._on_tick = on_tick
         self._take_down = take_down
@@ -61,7 +67,7 @@ class Listener:
 
     def _run(self) -> None:
         try:
-            self._listen()
+            self._listen_on()
         except (NetworkGone, NetworkLostError, Refused) as error:
             self._when_lost(error)
         except BaseException as error:
@@ -70,6 +76,17 @@ class Listener:
             self._when_lost(error)
         finally:
             self._take_down()
+
+    def _listen_on(self) -> None:
+        """Listens, in one network after the other if need be."""
+        while True:
+            try:
+                self._listen()
+            except NetworkGone as error:
+                if not self._is_done():
+                    self._rejoin(error)
+                    continue
+            return
 
     def _listen(self) -> None:
         position = START

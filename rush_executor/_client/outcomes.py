@@ -6,15 +6,21 @@ import socket
 import textwrap
 
 from rush_executor._protocol.records import KILLED_TAG, TIMEOUT_TAG, Loss
-from rush_executor.errors import InitializerError, TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor.errors import (
+    InitializerError,
+    NetworkLostError,
+    TaskKilledError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
 
-__all__ = ["initializer_error", "lost_task_error"]
+__all__ = ["initializer_error", "lost_task_error", "network_lost_error"]
 
 
 def lost_task_error(
     task_id: str, name: str, tag: bytes, body: bytes
-) -> WorkerLostError | TaskTimeoutError | TaskKilledError:
-    """The error of a task that ended with its worker.
+) -> tuple[int, WorkerLostError | TaskTimeoutError | TaskKilledError]:
+    """The error of a task that ended with its worker, and before it how many workers were lost with the task.
 
     Args:
         task_id: The task.
@@ -27,16 +33,16 @@ def lost_task_error(
     host = f"{loss.host} (this machine)" if loss.host == socket.gethostname() else loss.host
     where = f"worker {loss.worker_id} (process {loss.pid} on {host})"
     if tag == TIMEOUT_TAG:
-        return TaskTimeoutError(
+        return attempts, TaskTimeoutError(
             f"{name}() took longer than its timeout of {loss.timeout_s:g} s and was ended: task {task_id}, on {where}",
             task_id=task_id,
             timeout=loss.timeout_s,
         )
     if tag == KILLED_TAG:
-        return TaskKilledError(f"{name}() was ended by kill(): task {task_id} on {where}", task_id=task_id)
+        return attempts, TaskKilledError(f"{name}() was ended by kill(): task {task_id} on {where}", task_id=task_id)
     times = "once" if attempts == 1 else f"{attempts} times"
     said = f"\nThe last that it wrote to stderr:\n{textwrap.indent(loss.stderr, '    ')}" if loss.stderr else ""
-    return WorkerLostError(
+    return attempts, WorkerLostError(
         f"the worker that ran {name}() died, {times}: task {task_id}, last on {where}, which {loss.reason}. If the "
         f"crash is not the task's fault, raise max_retries.{said}",
         task_id=task_id,
@@ -51,3 +57,22 @@ def lost_task_error(
 def initializer_error(text: str) -> InitializerError:
     """The error of an executor whose workers cannot start."""
     return InitializerError(f"no worker could start, the executor is broken:\n{text.rstrip()}")
+
+
+def network_lost_error(task_id: str, name: str, *, is_kept: bool) -> NetworkLostError:
+    """The error of a task that the server has lost, and that cannot be pushed again.
+
+    Args:
+        task_id: The task.
+        name: Its function, for people.
+        is_kept: Whether its payload is still there; then it must not run twice.
+    """
+    why = (
+        "it may have been started, and max_retries=0 says that it must not run twice"
+        if is_kept
+        else "its payload was not kept in this process either, as too many bytes were waiting"
+    )
+    return NetworkLostError(
+        f"the server lost its data (it was restarted without persistence, or flushed), and with it task {task_id}, "
+        f"{name}(). It was not submitted again: {why}."
+    )

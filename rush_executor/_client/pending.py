@@ -2,31 +2,44 @@
 
 Whoever takes a Future out of here resolves it, and taking is atomic: the listener with an outcome, a `cancel` that the
 ledger granted, or the loss of the network. So a Future is resolved exactly once.
+
+The task itself is kept beside its Future, in case it must be pushed again: because it failed and is to be retried, or
+because the server came back without its data. Up to a bound: what is beyond it is run as long as the server lives.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
+from typing import Any, Final
 
 from rush_executor._client.future import RushFuture
-from rush_executor._client.outcomes import lost_task_error
+from rush_executor._client.outcomes import lost_task_error, network_lost_error
+from rush_executor._client.retries import Parcel
 from rush_executor._client.shelf import FunctionShelf
-from rush_executor._payload import Encoder
+from rush_executor._payload import ChunkResult, Encoder
+from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.records import (
+    ATTEMPTS_TAG,
     CANCELLED_TAG,
     FINISHED_BLOB_TAG,
     FINISHED_TAG,
     KILLED_TAG,
     LOST_TAG,
     TIMEOUT_TAG,
+    NewTask,
 )
 from rush_executor.errors import PayloadError
 
-__all__ = ["PendingFutures"]
+__all__ = ["MOST_KEPT_BYTES", "PendingFutures"]
 
 logger = logging.getLogger(__name__)
+
+# Payloads and functions of tasks that are not resolved, in memory, in case the server loses them. A task that asks for
+# retries is kept in any case.
+MOST_KEPT_BYTES: Final = 256 * 1024 * 1024
 
 
 class PendingFutures:
@@ -35,27 +48,45 @@ class PendingFutures:
     Args:
         encoder: Opens outcomes.
         shelf: Told when a function has one task fewer that needs it.
+        send_later: Has a task pushed again after a pause.
     """
 
-    def __init__(self, encoder: Encoder, shelf: FunctionShelf) -> None:
+    def __init__(self, encoder: Encoder, shelf: FunctionShelf, send_later: Callable[[Parcel], None]) -> None:
         self._futures: dict[str, RushFuture] = {}
+        self._tasks: dict[str, NewTask] = {}
+        self._kept_bytes = 0
+        # Guards the sum alone: the dicts are changed by one step each.
+        self._lock = threading.Lock()
         self._encoder = encoder
         self._shelf = shelf
+        self._send_later = send_later
+        self._has_retries = True
 
     def __len__(self) -> int:
         return len(self._futures)
 
-    def add(self, future: RushFuture, function_body: bytes | None) -> None:
+    def add(self, future: RushFuture, task: NewTask, function_body: bytes | None) -> None:
         """A task was submitted; its function, if it is sent by value, is needed from now on."""
+        n_bytes = len(task.payload)
+        keep = bool(task.options.retry_on) or self._kept_bytes + n_bytes <= MOST_KEPT_BYTES
         if future._digest is not None and function_body is not None:
-            self._shelf.hold(future._digest, function_body)
+            n_bytes += self._shelf.hold(future._digest, function_body, keep=keep)
+        if keep:
+            with self._lock:
+                self._kept_bytes += n_bytes
+            self._tasks[future.task_id] = task
         self._futures[future.task_id] = future
 
     def take(self, task_id: str) -> RushFuture | None:
         """Takes a Future out, to resolve it; None when somebody else has."""
         future = self._futures.pop(task_id, None)
-        if future is not None and future._digest is not None:
-            self._shelf.release(future._digest)
+        if future is not None:
+            task = self._tasks.pop(task_id, None)
+            n_bytes = len(task.payload) if task is not None else 0
+            if future._digest is not None:
+                n_bytes += self._shelf.release(future._digest)
+            with self._lock:
+                self._kept_bytes -= n_bytes
         return future
 
     def all(self) -> list[RushFuture]:
@@ -80,37 +111,88 @@ class PendingFutures:
             future._disown()
             future.set_exception(make_error())
         self._futures.clear()
+        self._tasks.clear()
+
+    def end_retries(self) -> None:
+        """From now on a failure is the end of a task, whatever its options say."""
+        self._has_retries = False
+
+    def recall(self) -> list[Parcel]:
+        """What must be pushed again as the server has lost it, in its old order; what cannot be is failed."""
+        parcels: list[Parcel] = []
+        for future in self.all():
+            # The others are on their way: in the outbox, or waiting to be retried.
+            if not future._is_sent:
+                continue
+            task = self._tasks.get(future.task_id)
+            if task is not None and task.options.max_retries > 0:
+                parcels.append(Parcel(future, task))
+            elif self.take(future.task_id) is not None:
+                future.set_exception(network_lost_error(future.task_id, future._name, is_kept=task is not None))
+        return parcels
 
     def resolve(self, task_id: str, tag: bytes, body: bytes | None) -> None:
-        """Resolves a Future with an outcome from the inbox.
+        """Resolves a Future with an outcome from the inbox, or has its task run again.
 
         Args:
             task_id: The task; one that is not pending was cancelled a moment ago.
             tag: What kind of outcome.
             body: The rest of it; None when the server has it no more.
         """
-        future = self.take(task_id)
+        future = self._futures.get(task_id)
         if future is None:
             return
-        try:
-            self._set_outcome(future, tag, body)
-        except InvalidStateError:
-            logger.warning("task %s: somebody else resolved its Future", task_id)
+        if tag == ATTEMPTS_TAG:
+            future.attempts += int(body or b"0")
+            return
+        task = self._tasks.get(task_id)
+        if task is not None and task.options.retry_on:
+            self._resolve_or_retry(future, task, tag, body)
+        elif self.take(task_id) is not None:
+            self._set_outcome(future, tag, *self._open(future, tag, body))
 
-    def _set_outcome(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
-        task_id = future.task_id
-        if tag == CANCELLED_TAG:
-            future._resolve_cancelled()
-        elif body is None:
-            future.set_exception(PayloadError(f"the outcome of task {task_id} is gone from the server"))
-        elif tag in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG):
-            future.set_exception(lost_task_error(task_id, future._name, tag, body))
-        elif tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
-            try:
-                value = self._encoder.decode_outcome(task_id, "finished", body)
-            except PayloadError as error:
+    def _resolve_or_retry(self, future: RushFuture, task: NewTask, tag: bytes, body: bytes | None) -> None:
+        if not future._is_sent:
+            # It waits to be pushed again already. The same outcome came twice, or one from before the server lost it.
+            return
+        value, error = self._open(future, tag, body)
+        failure = value.failure if isinstance(value, ChunkResult) else error
+        options = task.options
+        if isinstance(failure, options.retry_on) and task.retries < options.max_retries and self._has_retries:
+            # Its blob has ended with its record.
+            again = task._replace(retries=task.retries + 1, blob_id=new_id() if task.blob_id else "")
+            self._tasks[task.task_id] = again
+            future._is_sent = False
+            self._send_later(Parcel(future, again))
+        elif self.take(task.task_id) is not None:
+            self._set_outcome(future, tag, value, error)
+
+    def _set_outcome(self, future: RushFuture, tag: bytes, value: Any, error: BaseException | None) -> None:
+        try:
+            if tag == CANCELLED_TAG:
+                future._resolve_cancelled()
+            elif error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(value)
-        else:
-            future.set_exception(self._encoder.decode_failure(task_id, body))
+        except InvalidStateError:
+            logger.warning("task %s: somebody else resolved its Future", future.task_id)
+
+    def _open(self, future: RushFuture, tag: bytes, body: bytes | None) -> tuple[Any, BaseException | None]:
+        """What an outcome says: a value or an error; neither for a cancelled one. Counts the attempts."""
+        task_id = future.task_id
+        if tag == CANCELLED_TAG:
+            return None, None
+        if body is not None and tag in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG):
+            n_losses, lost = lost_task_error(task_id, future._name, tag, body)
+            future.attempts += n_losses
+            return None, lost
+        future.attempts += 1
+        if body is None:
+            return None, PayloadError(f"the outcome of task {task_id} is gone from the server")
+        if tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
+            try:
+                return self._encoder.decode_outcome(task_id, "finished", body), None
+            except PayloadError as error:
+                return None, error
+        return None, self._encoder.decode_failure(task_id, body)

@@ -56,6 +56,7 @@ _CANCEL_BATCH: Final = 500
 _TICK_S: Final = 0.5
 # A worker gives back what it has not started when a task keeps it for longer than expected; see `_worker/courier.py`.
 _HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
+_LOOK_AGAIN_S: Final = 0.02
 
 
 class Session:
@@ -101,13 +102,14 @@ class Session:
         self._downlink = Downlink(self._channels[1], self._keys, client_id)
         self._reaper = Reaper(self._channels[2], self._keys)
         self._callbacks = CallbackThread()
-        shelf = FunctionShelf()
-        self._pending = PendingFutures(encoder, shelf)
-        self._dispatcher = Dispatcher(self._uplink, shelf, when_lost=self._lose, when_refused=self._refuse)
+        self._shelf = FunctionShelf()
+        self._dispatcher = Dispatcher(self._uplink, self._shelf, when_lost=self._lose, when_refused=self._refuse)
+        self._pending = PendingFutures(encoder, self._shelf, self._dispatcher.send_later)
         self._listener = Listener(
             self._downlink,
             resolve=self._resolve,
             is_done=self._is_done,
+            rejoin=self._rejoin,
             when_lost=self._lose,
             on_tick=self._tick,
             take_down=self._end,
@@ -163,15 +165,15 @@ class Session:
             return future
         future = RushFuture(self, task, function.name, function.digest)
         blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
-        parcel = Parcel(future, NewTask(task, payload, options, blob_id))
+        new = NewTask(task, payload, options, blob_id)
         now = time.monotonic()
         try:
             with self._lock:
                 self._check_open()
                 is_lone = not self._pending or now - self._last_submit_at > _BURST_GAP_S
-                self._pending.add(future, function.body)
+                self._pending.add(future, new, function.body)
             self._last_submit_at = now
-            self._dispatcher.send(parcel, is_lone=is_lone)
+            self._dispatcher.send(Parcel(future, new), is_lone=is_lone)
         except BaseException:
             if not future._is_sent:
                 # Ctrl-C, and nobody has it: nothing may wait for it.
@@ -191,6 +193,7 @@ class Session:
             self._why_closed = self._why_closed or why
             self._is_aborted = self._is_aborted or abort
         if cancel_futures or abort:
+            self._pending.end_retries()
             self.cancel_all(self._pending.all())
         if abort:
             self._pending.cancel_all()
@@ -246,20 +249,17 @@ class Session:
 
     def cancel(self, future: RushFuture) -> bool:
         """Takes the task back, if no worker has it."""
-        try:
-            [reply] = self._cancel_batch([future])
-            for pause_s in _HELD_PAUSES_S:
-                if reply is not CancelReply.HELD:
-                    break
-                # Claimed in a batch: it is being run, or in a few milliseconds it has been, or is queued again.
-                time.sleep(pause_s)
-                [reply] = self._cancel_batch([future])
-        except (NetworkLostError, NetworkGone, Refused):
-            return False
-        if reply is not CancelReply.GONE:
-            return reply is CancelReply.CANCELLED
-        # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future.
-        concurrent.futures.wait([future], timeout=self._config.reconnect_timeout_s)
+        give_up_at = time.monotonic() + self._config.reconnect_timeout_s
+        while not future.done() and time.monotonic() < give_up_at:
+            try:
+                reply = self._try_cancel(future)
+            except (NetworkLostError, NetworkGone, Refused):
+                return False
+            if reply is not CancelReply.GONE:
+                return reply is CancelReply.CANCELLED
+            # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future. Unless
+            # it has failed and is retried, or the server has lost it: then it is there again in a moment.
+            concurrent.futures.wait([future], timeout=_LOOK_AGAIN_S)
         return future.cancelled()
 
     def kill(self, future: RushFuture) -> bool:
@@ -336,6 +336,28 @@ class Session:
                 f"network {self._config.network_id!r} exists already, with an initializer of its own or none: pass "
                 "initializer where the network is created, or choose another network_id"
             )
+        self._network = network
+        if network.broken:
+            self._break(network.broken[1:])
+
+    def _rejoin(self, why: NetworkGone) -> None:
+        """The server has lost its data: joins the network again, or creates it as it was, and pushes what was lost.
+
+        Called by the listener alone; the dispatcher sends nothing from when it sees the loss until it is resumed here.
+        """
+        before = self._network
+        with self._dispatcher.lock:
+            network = self._uplink.open_network(new_id(), before.initializer, before.creator)
+            if network.initializer != before.initializer:
+                raise NetworkLostError(
+                    f"the server lost its data ({why}), and network {self._config.network_id!r} was created again by "
+                    "somebody else, with another initializer"
+                )
+            self._network = network
+            self._shelf.forget_sent()
+            parcels = self._pending.recall()
+            self._dispatcher.resume(parcels)
+        logger.warning("the server lost its data (%s): joined again, with %d tasks submitted anew", why, len(parcels))
         if network.broken:
             self._break(network.broken[1:])
 
@@ -354,12 +376,7 @@ class Session:
 
     def _lose(self, error: BaseException) -> None:
         """The network is gone for good: nobody may wait for it any more."""
-        if isinstance(error, NetworkGone):
-            error = NetworkLostError(
-                f"the server has no data of this network any more ({error}): it was restarted without persistence, or "
-                "flushed"
-            )
-        elif not isinstance(error, NetworkLostError):
+        if not isinstance(error, NetworkLostError):
             error = NetworkLostError(f"the server does not do what it is asked: {error}")
         args = error.args
         with self._lock:
@@ -381,6 +398,8 @@ class Session:
         now = time.monotonic()
         if now < self._next_tick_at:
             return
+        if self._dispatcher.is_halted:
+            raise NetworkGone("a push was refused")
         self._dispatcher.nudge()
         try:
             dead = self._keeper.check()
@@ -436,6 +455,16 @@ class Session:
                 channel.close()
 
     # Small things.
+
+    def _try_cancel(self, future: RushFuture) -> CancelReply:
+        [reply] = self._cancel_batch([future])
+        for pause_s in _HELD_PAUSES_S:
+            if reply is not CancelReply.HELD:
+                break
+            # Claimed in a batch: it is being run, or in a few milliseconds it has been, or is queued again.
+            time.sleep(pause_s)
+            [reply] = self._cancel_batch([future])
+        return reply
 
     def _open_channel(self) -> Channel:
         return Channel(self._pool, reconnect_timeout_s=self._config.reconnect_timeout_s, stopping=self._stopping)

@@ -1,7 +1,8 @@
 """Which functions, sent by value, the server has of this client.
 
 A function is stored when the first task that needs it is sent, and is kept while a task needs it, and then for a
-while: the next call of the same lambda should not carry it again.
+while: the next call of the same lambda should not carry it again. Its body is kept here as long as a task needs it that
+may have to be pushed again to a server that has lost it.
 """
 
 from __future__ import annotations
@@ -26,27 +27,49 @@ class FunctionShelf:
         self._unsent: dict[str, bytes] = {}
         self._stored: set[str] = set()
         self._idle: OrderedDict[str, None] = OrderedDict()
+        self._kept: dict[str, bytes] = {}
 
-    def hold(self, digest: str, body: bytes) -> None:
-        """A task that needs this function was submitted."""
+    def hold(self, digest: str, body: bytes, *, keep: bool = False) -> int:
+        """A task that needs this function was submitted.
+
+        Args:
+            digest: The function.
+            body: Its bytes.
+            keep: Whether to keep them until no task needs the function any more.
+
+        Returns:
+            How many bytes are kept from now on that were not before.
+        """
         with self._lock:
             n = self._n_pending.get(digest, 0)
             self._n_pending[digest] = n + 1
             self._idle.pop(digest, None)
             if digest not in self._stored:
                 self._unsent.setdefault(digest, body)
+            if not keep or digest in self._kept:
+                return 0
+            self._kept[digest] = body
+            return len(body)
 
-    def release(self, digest: str) -> None:
-        """A task that needed this function has ended."""
+    def release(self, digest: str) -> int:
+        """A task that needed this function has ended; returns how many bytes are kept no more."""
         with self._lock:
             n = self._n_pending[digest] - 1
             if n:
                 self._n_pending[digest] = n
-                return
+                return 0
             del self._n_pending[digest]
             self._unsent.pop(digest, None)
             if digest in self._stored:
                 self._idle[digest] = None
+            return len(self._kept.pop(digest, b""))
+
+    def forget_sent(self) -> None:
+        """The server has lost its data, and these functions with it."""
+        with self._lock:
+            self._stored.clear()
+            self._idle.clear()
+            self._unsent.update(self._kept)
 
     def unsent(self, digests: Iterable[str]) -> list[tuple[str, bytes]]:
         """Those of these functions that must be sent, with their bodies."""

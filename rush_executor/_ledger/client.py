@@ -27,6 +27,8 @@ _BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000
 # How long the wish to end a task waits for an agent that is away.
 _KILL_MS: Final = 60_000
+# More claims than one push of a task will ever see.
+_ATTEMPTS_PER_PUSH: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class OpenedNetwork:
         epoch: Which creation of the network this is.
         creator: The client that created it.
         broken: Outcome that says why it is broken; empty when it is not.
+        initializer: Sealed; empty when there is none.
     """
 
     epoch: str
     creator: str
     broken: bytes
+    initializer: bytes
 
 
 class CancelReply(IntEnum):
@@ -76,8 +80,14 @@ class Uplink:
         self._push_keys = (k.network, k.client(client_id), k.queued_tasks, k.bell, k.worker_ids)
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
-    def open_network(self, epoch: str, initializer: bytes) -> OpenedNetwork:
-        """Joins the network, or creates it with this epoch and initializer."""
+    def open_network(self, epoch: str, initializer: bytes, creator: str = "") -> OpenedNetwork:
+        """Joins the network, or creates it with this epoch and initializer.
+
+        Args:
+            epoch: Which creation of the network it is, if it is created.
+            initializer: Sealed initializer, if it is created; empty for none.
+            creator: Whose initializer that is; empty for this client's.
+        """
         k = self._keys
         command = evalsha(
             "open_network",
@@ -92,12 +102,13 @@ class Uplink:
                 k.functions(),
                 k.task(),
                 k.blob(),
+                creator or self._client_id,
             ],
         )
-        [found, creator, broken] = self._channel.call(command)[0]
+        [found, founder, broken, found_initializer] = self._channel.call(command)[0]
         self._epoch = found.decode()
         self._can_mute = self._channel.can_mute()
-        return OpenedNetwork(self._epoch, creator.decode(), broken)
+        return OpenedNetwork(self._epoch, founder.decode(), broken, found_initializer)
 
     def push(
         self,
@@ -141,12 +152,22 @@ class Uplink:
                 pack(("PEXPIRE", key, self._lease_ms)),
                 *commands,
             ]
+        again = [task for task in tasks if task.retries]
+        if again:
+            commands = [self._fence(batch, again), *commands]
+            commands += [pack(("PERSIST", self._keys.task(task.task_id))) for task in again]
         is_answered = wait or len(commands) > 1 or not self._can_mute
         if is_answered:
             self._channel.call(*commands)
         else:
             self._channel.post(commands[0])
         return is_answered
+
+    def _fence(self, batch: int, tasks: Sequence[NewTask]) -> bytes:
+        args: list[str | bytes | float] = [batch, self._keys.task()]
+        for task in tasks:
+            args += (task.task_id, task.retries * _ATTEMPTS_PER_PUSH)
+        return evalsha("fence_tasks", (self._push_keys[1],), args)
 
     def forget_functions(self, digests: Sequence[str]) -> None:
         """Deletes functions that no task of this client needs any more."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 __all__ = [
+    "ATTEMPTS_TAG",
     "BROKEN_TAG",
     "CANCELLED_TAG",
     "FAILED_BLOB_TAG",
@@ -41,6 +42,8 @@ KILLED_TAG = b"K"
 CANCELLED_TAG = b"C"
 # Not the end of one task: the network is broken, e.g. its initializer fails. The task id beside it is empty.
 BROKEN_TAG = b"B"
+# Not the end of one task either: how many workers were lost over it. It stands before the outcome.
+ATTEMPTS_TAG = b"A"
 
 
 class TaskOptions(NamedTuple):
@@ -68,12 +71,14 @@ class NewTask(NamedTuple):
         payload: Sealed call, or a reference to the blob that holds it.
         options: See `TaskOptions`.
         blob_id: The blob that goes with the task and ends with it; empty when there is none.
+        retries: How many failures of it were retried: each time it is pushed as a new one.
     """
 
     task_id: str
     payload: bytes
     options: TaskOptions
     blob_id: str = ""
+    retries: int = 0
 
 
 class Claim(NamedTuple):

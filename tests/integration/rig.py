@@ -25,7 +25,7 @@ from rush_executor._ledger.scripts import pack
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.ids import task_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import LOST_TAG, Claim, Loss, NewTask, TaskOptions
+from rush_executor._protocol.records import ATTEMPTS_TAG, LOST_TAG, Claim, Loss, NewTask, TaskOptions
 
 __all__ = ["EPOCH", "LEASE_MS", "Agent", "Client", "Packets", "Recorder", "Rig", "Worker", "race"]
 
@@ -59,6 +59,8 @@ class Client:
         self.downlink = Downlink(self.down_channel, rig.keys, client_id)
         self.n_batches = 0
         self.position = START
+        # Told beside the outcomes: how many workers were lost over a task.
+        self.losses: dict[str, int] = {}
         self._numbers = itertools.count(1)
 
     def open(self, *, epoch: str = EPOCH, initializer: bytes = b"") -> OpenedNetwork:
@@ -91,7 +93,9 @@ class Client:
     def receive(self, *, wait: bool = False) -> list[tuple[str, bytes]]:
         """Trims what the last call read, and reads what is there: pairs of task id and outcome."""
         raw, self.position = self.downlink.receive(self.position, wait=wait)
-        return [(raw[i].decode(), raw[i + 1]) for i in range(0, len(raw), 2)]
+        pairs = [(raw[i].decode(), raw[i + 1]) for i in range(0, len(raw), 2)]
+        self.losses.update({task: int(body[1:]) for task, body in pairs if body[:1] == ATTEMPTS_TAG})
+        return [(task, body) for task, body in pairs if body[:1] != ATTEMPTS_TAG]
 
     def drain(self) -> list[tuple[str, bytes]]:
         """Reads and trims until nothing is left."""
@@ -269,7 +273,7 @@ class Rig:
     def inbox(self, client_id: str = "c1") -> list[tuple[str, str]]:
         """Pairs of task id and outcome."""
         raw = self._read(self.keys.inbox(client_id).encode()) or []
-        return list(zip(raw[::2], raw[1::2], strict=True))
+        return [pair for pair in zip(raw[::2], raw[1::2], strict=True) if not _tells_losses(pair[1])]
 
     def check_places(self, task_ids: Sequence[str]) -> dict[str, str]:
         """Each task stands in exactly one place, and its record says the same.
@@ -293,6 +297,8 @@ class Rig:
                     places[task].append(owner)
             if kind == "inbox":
                 for task, outcome in zip(value[::2], value[1::2], strict=True):
+                    if _tells_losses(outcome):
+                        continue
                     assert f"task:{task}" not in dump, f"{task} has ended, but its record is there"
                     places[task].append(outcome)
             if kind == "task":
@@ -332,6 +338,10 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return [future.result(timeout=30) for future in [pool.submit(run, call) for call in calls]]
+
+
+def _tells_losses(outcome: str) -> bool:
+    return outcome.encode()[:1] == ATTEMPTS_TAG
 
 
 def _text(raw: Any) -> str:

@@ -192,3 +192,16 @@ def test_very_many_outcomes_at_once(rig: Rig) -> None:
     assert worker.finish(claims) == []
     assert 0 < rig.ttl_ms(rig.keys.inbox("c1")) <= LEASE_MS
     assert [task for task, _ in client.drain()] == ids
+
+
+def test_losses_are_told_before_the_outcome(rig: Rig) -> None:
+    """Only where there were any: otherwise an entry holds nothing but outcomes."""
+    client = rig.client()
+    charged, uncharged, plain = client.push(3)
+    worker = rig.worker()
+    worker.claim(2)
+    rig.agent().lose(worker, guilty=charged)
+    other = rig.worker("w2")
+    other.finish(other.claim(3))
+    assert [task for task, _ in client.drain()] == [charged, uncharged, plain]
+    assert client.losses == {charged: 1}

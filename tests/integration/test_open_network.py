@@ -22,7 +22,7 @@ FRESH = {
 def test_create(rig: Rig) -> None:
     """The first client makes the network: its epoch, its initializer."""
     client = rig.client(is_open=False)
-    assert client.open(initializer=b"init") == OpenedNetwork(EPOCH, "c1", b"")
+    assert client.open(initializer=b"init") == OpenedNetwork(EPOCH, "c1", b"", b"init")
     assert rig.dump() == FRESH
     assert 0 < rig.ttl_ms(rig.keys.client("c1")) <= LEASE_MS
     network = rig.agent().ledger.network()
@@ -36,7 +36,7 @@ def test_join(rig: Rig) -> None:
     rig.client("c1").push(2)
     before = rig.dump()
     second = rig.client("c2", is_open=False)
-    assert second.open(epoch="epoch-2", initializer=b"other") == OpenedNetwork(EPOCH, "c1", b"")
+    assert second.open(epoch="epoch-2", initializer=b"other") == OpenedNetwork(EPOCH, "c1", b"", b"")
     assert rig.dump() == {
         **before,
         "client_ids": {"c1", "c2"},
@@ -45,12 +45,21 @@ def test_join(rig: Rig) -> None:
     second.leave()
 
 
+def test_another_client_puts_an_initializer_back(rig: Rig) -> None:
+    """After the server has lost its data. The network is its first creator's: so are the globals that it sets."""
+    client = rig.client("c2")
+    rig.redis.flushall()
+    opened = client.uplink.open_network("epoch-2", b"init", "c1")
+    assert opened == OpenedNetwork("epoch-2", "c1", b"", b"init")
+    assert client.uplink.open_network("epoch-3", b"", "c2") == opened
+
+
 def test_open_sent_twice(rig: Rig) -> None:
     """The second finds the network of the first and answers the same, even after the first tasks."""
     client = rig.client()
     packets = client.up_channel.sent[0]
     before = rig.dump()
-    assert rig.send_again(packets, packets) == [[[EPOCH.encode(), b"c1", b""]]] * 2
+    assert rig.send_again(packets, packets) == [[[EPOCH.encode(), b"c1", b"", b""]]] * 2
     assert rig.dump() == before
     client.push(2)
     before = rig.dump()

@@ -6,7 +6,7 @@ import pytest
 
 from rush_executor._config import HIGHEST_PRIORITY
 from rush_executor._ledger.connection import NetworkGone
-from tests.integration.rig import EPOCH, Rig
+from tests.integration.rig import EPOCH, LEASE_MS, Rig
 
 # Submissions fill the lower 40 bits of a rank.
 _PRIORITY_STEP = 2**40
@@ -213,3 +213,33 @@ def test_payloads_are_bytes(rig: Rig) -> None:
 def test_epoch_of_the_rig(rig: Rig) -> None:
     """What these tests take for the epoch is it."""
     assert rig.client().uplink.open_network("another", b"").epoch == EPOCH
+
+
+def test_a_task_that_failed_is_pushed_again(rig: Rig) -> None:
+    """Its attempts are numbered on, so a worker that hands in the old outcome once more is refused; no TTL is left."""
+    client, worker = rig.client(), rig.worker()
+    [task] = client.tasks(1)
+    client.send([task])
+    old = worker.claim()
+    assert worker.finish(old, b"first", is_failure=True) == []
+    client.send([task._replace(retries=1)])
+    assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
+    packets = client.up_channel.sent[-1]
+    new = worker.claim()
+    assert new[0].attempt > old[0].attempt
+    rig.send_again(packets)
+    assert worker.finish(old, b"first", is_failure=True) == [task.task_id]
+    assert worker.finish(new, b"second") == []
+    rig.send_again(packets)
+    assert client.drain() == [(task.task_id, b"Efirst"), (task.task_id, b"Fsecond")]
+    assert rig.queue() == []
+
+
+def test_a_failed_task_that_is_never_pushed_again(rig: Rig) -> None:
+    """The client ends in the middle of a retry: what it wrote goes by itself."""
+    client = rig.client()
+    [task] = client.tasks(1)
+    rig.channel().call(client.uplink._fence(1, [task._replace(retries=1)]))
+    key = rig.keys.task(task.task_id)
+    assert 0 < rig.ttl_ms(key) <= LEASE_MS
+    rig.redis.delete(key)

@@ -8,14 +8,15 @@
 -- Sent twice: the first has removed the task, so the second is refused and changes nothing.
 -- A refused outcome's blob is left to its TTL: if this is the second sending, the client is about to read it. That of an
 -- accepted one (tags e and f) lives as long as the inbox that names it; where nobody waits for it, it is deleted.
--- The outcome is written here, in the same step that ends the task, never before.
+-- The outcome is written here, in the same step that ends the task, never before. Where workers were lost over the task,
+-- how many is told first ('A' and the number).
 local refused = {}
 local accepted = {}
 local inboxes = {}
 for at = 6, #ARGV, 3 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
-  local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob')
+  local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob', 'losses')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
     drop(key, ARGV[5], task[4])
     accepted[#accepted + 1] = id
@@ -23,6 +24,10 @@ for at = 6, #ARGV, 3 do
     if not inbox then
       inbox = {}
       inboxes[task[3]] = inbox
+    end
+    if task[5] and task[5] ~= '0' then
+      inbox[#inbox + 1] = id
+      inbox[#inbox + 1] = 'A' .. task[5]
     end
     inbox[#inbox + 1] = id
     inbox[#inbox + 1] = ARGV[at + 2]

@@ -1,8 +1,9 @@
 -- Purpose: a client joins a network, or creates it.
 -- KEYS: 1 network, 2 client_ids, 3 client:<client>, 4 queued_tasks, 5 inbox:<client>
 -- ARGV: 1 client id, 2 epoch to use if the network is new, 3 lease in ms, 4 initializer ('' for none),
---       5-9 key prefixes of client:, inbox:, functions:, task:, blob:
--- Returns: {epoch, creator's client id, broken ('' if not)}
+--       5-9 key prefixes of client:, inbox:, functions:, task:, blob:, 10 creator if the network is new: the one whose
+--       initializer it is, which another client may put back after the server has lost its data
+-- Returns: {epoch, creator's client id, broken ('' if not), initializer}
 -- Row: none (no task changes state). Sent twice: the second finds the network of the first and answers the same.
 -- A network whose clients are all gone is a leftover: its queue is emptied and it gets a new epoch.
 clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7])
@@ -12,7 +13,7 @@ if redis.call('SCARD', KEYS[2]) == 0 then
     drop(key, ARGV[9], redis.call('HGET', key, 'blob'))
   end
   redis.call('DEL', KEYS[1], KEYS[4])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'creator', ARGV[1], 'initializer', ARGV[4])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'creator', ARGV[10], 'initializer', ARGV[4])
 end
 if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
   redis.call('HSET', KEYS[3], 'lease', ARGV[3], 'pushed', '0')
@@ -21,5 +22,5 @@ if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
   redis.call('XADD', KEYS[5], 'MAXLEN', 0, '*', '', '')
   redis.call('PEXPIRE', KEYS[5], ARGV[3])
 end
-local network = redis.call('HMGET', KEYS[1], 'epoch', 'creator', 'broken')
-return {network[1], network[2], network[3] or ''}
+local network = redis.call('HMGET', KEYS[1], 'epoch', 'creator', 'broken', 'initializer')
+return {network[1], network[2], network[3] or '', network[4]}

@@ -62,7 +62,7 @@ class Desk:
 
     def send(self, task: str, *, is_lone: bool = True) -> RushFuture:
         future = RushFuture(Owner(), task, "f", None)
-        self.dispatcher.send(Parcel(future, NewTask(task, b"call", TaskOptions(2, 0))), is_lone=is_lone)
+        self.dispatcher.send(parcel(future), is_lone=is_lone)
         return future
 
     def until_pushed(self, n: int) -> list[tuple[int, list[str], bool]]:
@@ -74,6 +74,10 @@ class Desk:
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.001)
+
+
+def parcel(future: RushFuture, *, retries: int = 0) -> Parcel:
+    return Parcel(future, NewTask(future.task_id, b"call", TaskOptions(2, 0), retries=retries))
 
 
 @pytest.fixture
@@ -143,16 +147,44 @@ def test_a_future_that_was_resolved_is_not_kept(desk: Desk) -> None:
     assert desk.dispatcher._batch is None
 
 
-@pytest.mark.parametrize("error", [NetworkGone("gone"), Refused("no")])
-def test_what_went_wrong_is_told_when_asked(desk: Desk, error: BaseException) -> None:
+def test_what_went_wrong_is_told_when_asked(desk: Desk) -> None:
     """An error that had no answer is met by the second sending."""
     desk.send("a")
     future = desk.send("b")
-    desk.uplink.error = error
+    desk.uplink.error = Refused("no")
     desk.dispatcher.nudge()
     desk.until_pushed(3)
-    assert desk.lost == ([error] if isinstance(error, NetworkGone) else [])
-    assert desk.refused == ([[future]] if isinstance(error, Refused) else [])
+    assert desk.lost == []
+    assert desk.refused == [[future]]
+
+
+def test_nothing_is_sent_while_the_network_is_gone(desk: Desk) -> None:
+    """From the first refusal until somebody has joined again; then what was sent goes first, under new numbers."""
+    a, b = desk.send("a"), desk.send("b")
+    desk.uplink.error = NetworkGone("gone")
+    c = desk.send("c")
+    assert desk.dispatcher.is_halted
+    assert desk.uplink.pushes == [(1, ["a"], True), (2, ["b"], False), (2, ["b"], True)]
+    desk.send("d", is_lone=False)
+    desk.dispatcher.nudge()
+    desk.uplink.error = None
+    assert [future._is_sent for future in (a, b, c)] == [True, True, False]
+    with desk.dispatcher.lock:
+        desk.dispatcher.resume([parcel(a), parcel(b)])
+    pushes = desk.until_pushed(4)
+    assert pushes[3:] == [(3, ["a", "b", "c", "d"], True)]
+    assert desk.lost == []
+
+
+def test_a_retry_is_sent_by_the_thread_after_its_pause(desk: Desk) -> None:
+    """One that is cancelled meanwhile is not."""
+    future, cancelled = desk.send("a"), RushFuture(Owner(), "b", "f", None)
+    for each in (future, cancelled):
+        each._is_sent = False
+        desk.dispatcher.send_later(parcel(each, retries=1))
+    cancelled.set_result("resolved meanwhile")
+    assert desk.until_pushed(2) == [(1, ["a"], True), (2, ["a"], True)]
+    assert not future.done()
 
 
 def test_many_threads(desk: Desk) -> None:
