@@ -21,6 +21,7 @@ The thread is started with the session and ended by `close`; it sleeps while the
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import queue
 import threading
@@ -36,9 +37,11 @@ from rush_executor._client.shelf import FunctionShelf
 from rush_executor._ledger.client import Uplink
 from rush_executor._ledger.connection import NetworkGone, Refused
 from rush_executor._protocol.records import NewTask
-from rush_executor.errors import NetworkLostError
+from rush_executor.errors import NetworkLostError, ServerError
 
 __all__ = ["Dispatcher", "Parcel"]
+
+logger = logging.getLogger(__name__)
 
 _LARGEST_BATCH: Final = 500
 # Bytes of payload beyond which a batch is sent as it is.
@@ -200,6 +203,14 @@ class Dispatcher:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._dispatch()
+        except BaseException as error:
+            # A fault of ours must not leave Futures that nobody will ever send.
+            logger.exception("the dispatcher failed")
+            self._when_lost(error)
+
+    def _dispatch(self) -> None:
         while not self._is_closed:
             self._wakeup.clear()
             # The flag goes up before the look: whoever appends after the look sees it and sets the event.
@@ -263,7 +274,7 @@ class Dispatcher:
             # The listener sees to it, as it is the one who knows up to where the inbox was read.
             self.is_halted = True
             self._posted = None
-        except NetworkLostError as error:
+        except (NetworkLostError, ServerError) as error:
             self._when_lost(error)
         except Refused as error:
             self._when_refused([parcel.future for parcel in batch.parcels], error)

@@ -6,6 +6,7 @@ import operator
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED
 from typing import Any, Protocol
 
 __all__ = ["FutureOwner", "RushFuture"]
@@ -94,9 +95,10 @@ class RushFuture(Future[Any]):
         return not self.done() and self._owner.is_running(self)
 
     def _resolve_cancelled(self) -> None:
-        """Puts the Future into its final cancelled state, which `wait` and `as_completed` see."""
+        """Puts the Future into its final cancelled state, which `wait` and `as_completed` see; may be done again."""
         super().cancel()
-        self.set_running_or_notify_cancel()
+        if self._state == CANCELLED:
+            self.set_running_or_notify_cancel()
 
     def _disown(self) -> None:
         """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""

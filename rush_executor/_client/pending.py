@@ -61,6 +61,8 @@ class PendingFutures:
         self._shelf = shelf
         self._send_later = send_later
         self._has_retries = True
+        # Taken by the listener, and not yet resolved: a fork in between must not leave it unresolved in the child.
+        self._resolving: list[RushFuture] = []
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -89,6 +91,19 @@ class PendingFutures:
                 self._kept_bytes -= n_bytes
         return future
 
+    def cancel(self, future: RushFuture) -> bool:
+        """Resolves a Future as cancelled; False when somebody else has taken it."""
+        try:
+            if self.take(future.task_id) is None:
+                return False
+            future._resolve_cancelled()
+        except BaseException:
+            # Ctrl-C between two lines: taken, nobody else would ever resolve it.
+            if future.task_id not in self._futures:
+                future._resolve_cancelled()
+            raise
+        return True
+
     def all(self) -> list[RushFuture]:
         """Those that are pending now."""
         return list(self._futures.values())
@@ -102,13 +117,14 @@ class PendingFutures:
     def cancel_all(self) -> None:
         """Resolves every Future as cancelled."""
         for future in self.all():
-            if self.take(future.task_id) is not None:
-                future._resolve_cancelled()
+            self.cancel(future)
 
     def disown(self, make_error: Callable[[], BaseException]) -> None:
         """In a forked child: fails the Futures that were inherited."""
-        for future in self.all():
+        for future in {*self.all(), *self._resolving}:
             future._disown()
+            if future.done():
+                continue
             future.set_exception(make_error())
         self._futures.clear()
         self._tasks.clear()
@@ -145,6 +161,14 @@ class PendingFutures:
         if tag == ATTEMPTS_TAG:
             future.attempts += int(body or b"0")
             return
+        self._resolving = [future]
+        try:
+            self._resolve(future, tag, body)
+        finally:
+            self._resolving = []
+
+    def _resolve(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
+        task_id = future.task_id
         task = self._tasks.get(task_id)
         if task is not None and task.options.retry_on:
             self._resolve_or_retry(future, task, tag, body)

@@ -194,9 +194,12 @@ class Session:
             self._is_aborted = self._is_aborted or abort
         if cancel_futures or abort:
             self._pending.end_retries()
-            self.cancel_all(self._pending.all())
         if abort:
+            # Nobody is waited for: not a server that is away, nor a push that goes on trying. Leaving tells the server.
+            self._stopping.set()
             self._pending.cancel_all()
+        elif cancel_futures:
+            self.cancel_all(self._pending.all())
         # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: a
         # private server is gone then, and would be waited for.
         with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
@@ -371,7 +374,9 @@ class Session:
         error = initializer_error(text.decode(errors="replace"))
         if self.broken is None:
             _futures_logger.critical("No worker could start:\n%s", text.decode(errors="replace"))
-            self.broken = error
+            # Under the lock: a submit that has not seen it must be among the pending ones that fail now.
+            with self._lock:
+                self.broken = error
         self._pending.fail_all(lambda: InitializerError(*error.args))
 
     def _lose(self, error: BaseException) -> None:
@@ -479,11 +484,8 @@ class Session:
             verdicts = []
             for future in futures:
                 reply = replies.get(future.task_id, CancelReply.CANCELLED)
-                if reply is CancelReply.CANCELLED:
-                    if self._pending.take(future.task_id) is None:
-                        reply = CancelReply.GONE
-                    else:
-                        future._resolve_cancelled()
+                if reply is CancelReply.CANCELLED and not self._pending.cancel(future):
+                    reply = CancelReply.GONE
                 verdicts.append(reply)
             return verdicts
 

@@ -156,7 +156,8 @@ class Uplink:
         if again:
             commands = [self._fence(batch, again), *commands]
             commands += [pack(("PERSIST", self._keys.task(task.task_id))) for task in again]
-        is_answered = wait or len(commands) > 1 or not self._can_mute
+        # One with a blob is answered: sending it again to ask would carry all of it.
+        is_answered = wait or len(commands) > 1 or not self._can_mute or any(task.blob_id for task in tasks)
         if is_answered:
             self._channel.call(*commands)
         else:
