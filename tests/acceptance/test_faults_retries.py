@@ -83,7 +83,13 @@ def test_retries_have_an_end(executor: RushExecutor, tmp_path: Path) -> None:
 
 
 def test_every_retry_is_a_run(lone: RushExecutor, tmp_path: Path) -> None:
-    """With one worker, which is given again what it has just handed in."""
+    """With one worker, which is given again what it has just handed in: that it was not told so is no reason to do it
+    once more in place of the run.
+    """
+    lone.submit(tasks.pid).result(DEADLINE_S)
+    alone = lone.options(retry_on=ValueError, max_retries=4).submit(fail_until, str(tmp_path / "a"), 4, "done")
+    assert alone.result(DEADLINE_S) == "done"
+    assert (alone.attempts, runs(tmp_path / "a")) == (5, 5)
     view = lone.options(retry_on=ValueError, max_retries=4)
     futures = [view.submit(fail_until, str(tmp_path / str(n)), 4, n) for n in range(5)]
     assert [future.result(DEADLINE_S) for future in futures] == list(range(5))
