@@ -83,9 +83,7 @@ def test_retries_have_an_end(executor: RushExecutor, tmp_path: Path) -> None:
 
 
 def test_every_retry_is_a_run(lone: RushExecutor, tmp_path: Path) -> None:
-    """With one worker, which is given again what it has just handed in: that it was not told so is no reason to do it
-    once more in place of the run.
-    """
+    """One worker is given again what it has just handed in; handing that in once more would count as a run."""
     lone.submit(tasks.pid).result(DEADLINE_S)
     alone = lone.options(retry_on=ValueError, max_retries=4).submit(fail_until, str(tmp_path / "a"), 4, "done")
     assert alone.result(DEADLINE_S) == "done"
