@@ -137,10 +137,11 @@ class PendingFutures:
         """What must be pushed again as the server has lost it, in its old order; what cannot be is failed."""
         parcels: list[Parcel] = []
         for future in self.all():
-            # The others are on their way: in the outbox, or waiting to be retried.
-            if not future._is_sent:
-                continue
             task = self._tasks.get(future.task_id)
+            # On their way, in the outbox or waiting to be retried; unless they need a function that the server
+            # had and that was not kept.
+            if not future._is_sent and (task is not None or future._digest is None):
+                continue
             if task is not None and task.options.max_retries > 0:
                 parcels.append(Parcel(future, task))
             elif self.take(future.task_id) is not None:

@@ -15,9 +15,11 @@ import redis
 
 from rush_executor import NetworkLostError, RushExecutor, RushFuture, WorkerLostError
 from rush_executor._client import pending
-from rush_executor.testing import temporary_server
+from rush_executor._ledger.server import EmbeddedServer
+from rush_executor.testing import keys_left, temporary_server
 from tests.acceptance import tasks
 from tests.acceptance.programs import DEADLINE_S, run_program
+from tests.integration.servers import restart_empty
 
 Eventually = Callable[[Callable[[], object]], Any]
 
@@ -83,7 +85,11 @@ def test_retries_have_an_end(executor: RushExecutor, tmp_path: Path) -> None:
 
 
 def test_every_retry_is_a_run(lone: RushExecutor, tmp_path: Path) -> None:
-    """With one worker, which is given again what it has just handed in."""
+    """One worker is given again what it has just handed in; handing that in once more would count as a run."""
+    lone.submit(tasks.pid).result(DEADLINE_S)
+    alone = lone.options(retry_on=ValueError, max_retries=4).submit(fail_until, str(tmp_path / "a"), 4, "done")
+    assert alone.result(DEADLINE_S) == "done"
+    assert (alone.attempts, runs(tmp_path / "a")) == (5, 5)
     view = lone.options(retry_on=ValueError, max_retries=4)
     futures = [view.submit(fail_until, str(tmp_path / str(n)), 4, n) for n in range(5)]
     assert [future.result(DEADLINE_S) for future in futures] == list(range(5))
@@ -317,3 +323,31 @@ def test_cancel_and_shutdown_after_the_loss(own_url: str, tmp_path: Path, eventu
         assert futures[4].cancel()
         threading.Timer(0.5, gate.touch).start()
     assert [future.result(0) for future in futures[:4]] == [0, 1, 2, 3]
+
+
+def test_a_server_that_is_restarted_empty(eventually: Eventually) -> None:
+    """All connections break, and then nothing is known: both are mended."""
+    server = EmbeddedServer.start()
+    server.wait_ready()
+    try:
+        with RushExecutor(2, url=server.url) as executor:
+            futures = [executor.submit(slowly, x) for x in range(100)]
+            eventually(futures[10].done)
+            server = restart_empty(server)
+            assert [future.result(DEADLINE_S) for future in futures] == [x * x for x in range(100)]
+    finally:
+        server.stop()
+
+
+def test_a_client_whose_record_is_gone(own_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    """Its lease has run out, in a process that was stopped for a day, say; the network is still there."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(2, url=own_url, network_id="n") as executor, redis.Redis.from_url(own_url) as client:
+        futures = [executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "large" * 100_000)]
+        futures += [executor.submit(slowly, x) for x in range(50)]
+        eventually(told.exists)
+        client.delete(*client.keys("rush:{n}:client:*"), *client.keys("rush:{n}:inbox:*"))
+        gate.touch()
+        assert futures[0].result(DEADLINE_S) == "large" * 100_000
+        assert [future.result(DEADLINE_S) for future in futures[1:]] == [x * x for x in range(50)]
+    assert keys_left(own_url) == []

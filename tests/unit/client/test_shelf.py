@@ -55,6 +55,22 @@ def test_it_is_kept_after_its_last_task() -> None:
     assert send(shelf, "a") == []
 
 
+def test_a_server_that_lost_its_functions_gets_them_again() -> None:
+    """Those that were kept, as a task needs them; what no task needs is gone, and carried anew by the next."""
+    shelf = FunctionShelf()
+    assert shelf.hold("a", b"body", keep=True) == 4
+    assert shelf.hold("a", b"body", keep=True) == 0
+    assert shelf.hold("b", b"large") == 0
+    assert shelf.hold("c", b"idle", keep=True) == 4
+    assert send(shelf, "a", "b", "c") == ["a", "b", "c"]
+    assert shelf.release("c") == 4
+    shelf.forget_sent()
+    assert send(shelf, "a", "b", "c") == ["a"]
+    assert (shelf.release("a"), shelf.release("a"), shelf.release("b")) == (0, 4, 0)
+    shelf.hold("c", b"idle")
+    assert send(shelf, "c") == ["c"]
+
+
 def test_a_task_that_was_never_sent() -> None:
     """Cancelled in the outbox: its function is not sent later, nor kept in memory."""
     shelf = FunctionShelf()
