@@ -30,7 +30,7 @@ _LEAVE_DEADLINE_S = 30.0
 def is_alive(process: psutil.Process) -> bool:
     """Whether this very process runs; one that has ended and waits for its parent to notice does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

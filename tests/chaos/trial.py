@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import random
-import statistics
 import tempfile
 import threading
 import time
@@ -27,7 +27,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import psutil
 
@@ -37,7 +37,7 @@ from tests.chaos import tasks
 from tests.chaos.parties import Agent, Server, is_alive
 from tests.integration.proxy import Proxy
 
-__all__ = ["NETWORK", "QUICK", "Row", "Trial", "median_ms"]
+__all__ = ["NETWORK", "QUICK", "Row", "Trial"]
 
 NETWORK = "chaos"
 # A server that comes back late on a busy machine is no failure of the executor; one that does not come back is.
@@ -53,7 +53,8 @@ _OF_ALL_SIZES = 3
 _SOMEBODY_ELSE = "somebody else resolved"
 
 
-class Start(NamedTuple):
+@dataclass(frozen=True)
+class Start:
     """A line that a task has written."""
 
     index: int
@@ -187,6 +188,7 @@ class Trial:
         with self._changed:
             index = self.row.submitted
             self.row.submitted += 1
+        future: Future[Any]
         try:
             if poison:
                 future = executor.submit(tasks.poison, self.path, index, poison)
@@ -339,7 +341,7 @@ class Trial:
         for start in sorted(self.starts(), key=lambda start: start.at):
             by_index.setdefault(start.index, []).append(start)
         for history in by_index.values():
-            again = [self._is_excused(*pair) for pair in zip(history, history[1:], strict=False)]
+            again = [self._is_excused(*pair) for pair in itertools.pairwise(history)]
             row.again += sum(again)
             row.twice += not all(again)
         row.failed = len(self._errors)
@@ -404,8 +406,3 @@ class _Records(logging.Handler):
         elif record.levelno >= logging.ERROR:
             error = record.exc_info[1] if record.exc_info else None
             self.errors.append(f"{text}: {error!r}" if error else text)
-
-
-def median_ms(values: list[float]) -> str:
-    """For a note."""
-    return f"{1000 * statistics.median(values):.0f} ms" if values else "-"
