@@ -410,7 +410,7 @@ print("ready", flush=True)
 time.sleep(600)
 """
 _DAY_S = 86_400.0
-_LEASE_S = 2.0
+_LEASE_S = 1.0
 
 
 def client_killed(trial: Trial, n_faults: int) -> None:
@@ -429,7 +429,7 @@ def client_killed_shared(trial: Trial, n_faults: int) -> None:
 
 
 def client_killed_alone(trial: Trial, n_faults: int) -> None:
-    """A client without an agent of its own is killed: its keys are gone when its lease of 2 s is over."""
+    """A client without an agent of its own is killed: its keys are gone when its lease of 1 s is over."""
     server = trial.server()
     trial.agent(server.url, heartbeats=QUICK)
     for _ in range(n_faults):

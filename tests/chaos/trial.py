@@ -217,13 +217,14 @@ class Trial:
     def load(self, executor: Executor, seconds: float = 0.002) -> Iterator[None]:
         """Keeps an executor busy during the block: bursts from one thread, single tasks one by one from another."""
         over = threading.Event()
-        self_ends = (BrokenExecutor, RuntimeError)
+        # About half a second of work for one worker: enough to be always under way, and soon done at the end.
+        most = min(_LARGEST_LOAD, max(10, int(0.5 / seconds)))
 
         def bursts() -> None:
             while not over.is_set():
                 with self._changed:
-                    self._changed.wait_for(lambda: over.is_set() or len(self._pending) < _LARGEST_LOAD // 2, 1.0)
-                    n = min(random.randrange(1, 100), _LARGEST_LOAD - len(self._pending))
+                    self._changed.wait_for(lambda: over.is_set() or len(self._pending) < most // 2, 1.0)
+                    n = min(random.randrange(1, most // 2), most - len(self._pending))
                 for _ in range(n):
                     self.submit(executor, random.choice((0.0, seconds, 2 * seconds)))
 
@@ -236,7 +237,8 @@ class Trial:
                 over.wait(random.random() * 0.01)
 
         def run(target: Callable[[], None]) -> None:
-            with contextlib.suppress(*self_ends):
+            # An executor that has given up.
+            with contextlib.suppress(BrokenExecutor, RuntimeError):
                 target()
 
         threads = [threading.Thread(target=run, args=(target,), daemon=True) for target in (bursts, singles)]
