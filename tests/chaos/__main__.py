@@ -14,7 +14,8 @@ from tests.chaos.run import run_scenario
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.trial import Row
 
-_COLUMNS = ("submitted", "resolved", "failed", "again", "twice", "lost", "hung", "res.twice", "recovery", "took")
+_COUNTS = ("submitted", "resolved", "failed", "again", "twice", "lost", "hung", "res.twice")
+_TIMES = ("recovery", "slowest", "took")
 
 
 def main() -> int:
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="times to run each")
     args = parser.parse_args()
     began_at = time.monotonic()
-    print(f"{'scenario':<22}", *(f"{column:>9}" for column in _COLUMNS), flush=True)
+    print(f"{'scenario':<22}", *(f"{column:>9}" for column in _COUNTS + _TIMES), flush=True)
     is_good = True
     for scenario in SCENARIOS:
         size = scenario.short if args.short else scenario.long
@@ -42,8 +43,8 @@ def main() -> int:
 
 def _print_row(row: Row) -> None:
     figures = (row.submitted, row.resolved, row.failed, row.again, row.twice, row.lost, row.hung, row.resolved_twice)
-    recovery = "-" if row.recovery_s is None else f"{row.recovery_s:.2f} s"
-    print(f"{row.name:<22}", *(f"{n:>9,}" for n in figures), f"{recovery:>9}", f"{row.took_s:>7.1f} s")
+    times = ("-" if t is None else f"{t:.2f} s" for t in (row.recovery_s, row.slowest_s or None, row.took_s))
+    print(f"{row.name:<22}", *(f"{n:>9,}" for n in figures), *(f"{t:>9}" for t in times))
     for note in row.notes:
         print(f"    {note}")
     for complaint in row.complaints:

@@ -9,6 +9,8 @@ How the figures come about:
 - *hung*: Futures that are not resolved when the deadline is over.
 - *resolved twice*: done-callbacks that ran again, and outcomes that came for a Future that had one.
 - *recovery*: the longest time from the end of a fault until a task submitted then had its result.
+- *slowest*: the longest time from a task's submission to its result. A task that waits for something beside the load
+  and the fault shows here.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class Row:
     hung: int = 0
     resolved_twice: int = 0
     recovery_s: float | None = None
+    slowest_s: float = 0.0
     took_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -97,6 +100,7 @@ class Trial:
         self._changed = threading.Condition()
         self._pending: dict[int, Future[Any]] = {}
         self._sizes: dict[int, int] = {}
+        self._submitted_at: dict[int, float] = {}
         self._n_calls: Counter[int] = Counter()
         self._errors: dict[int, str] = {}
         self._n_wrong = 0
@@ -188,6 +192,7 @@ class Trial:
         with self._changed:
             index = self.row.submitted
             self.row.submitted += 1
+        began_at = time.monotonic()
         future: Future[Any]
         try:
             if poison:
@@ -201,6 +206,7 @@ class Trial:
             raise
         with self._changed:
             self._sizes[index] = size
+            self._submitted_at[index] = began_at
             self._pending[index] = future
         future.add_done_callback(functools.partial(self._done, index))
         return index
@@ -327,6 +333,7 @@ class Trial:
         is_right = error == "NoneType" and future.result() == tasks.result_of(index, self._sizes[index])
         with self._changed:
             self._n_calls[index] += 1
+            self.row.slowest_s = max(self.row.slowest_s, time.monotonic() - self._submitted_at[index])
             if self._n_calls[index] == 1:
                 if error != "NoneType":
                     self._errors[index] = error
