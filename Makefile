@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test chaos check format bench docs clean
 
 help:  ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ demo: $(STAMPS)/demo  ## See real work spread over worker processes
 
 test: $(STAMPS)/test  ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(STAMPS)/test  ## Kill, stop, cut and flush, and count what becomes of the tasks
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 check: $(STAMPS)/check $(STAMPS)/docs  ## Check format, lint, types, import contracts and docs
 	$(BIN)/ruff format --check .

@@ -64,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument(
         "--reconnect-timeout", type=float, default=60.0, metavar="S", help="seconds to wait for a lost server"
     )
+    worker.add_argument(
+        "--heartbeat-period", type=float, default=3.0, metavar="S", help="seconds between two signs of life"
+    )
+    worker.add_argument(
+        "--heartbeat-expire",
+        type=float,
+        default=15.0,
+        metavar="S",
+        help="seconds without a sign of life after which these workers are taken for lost",
+    )
     return parser
 
 

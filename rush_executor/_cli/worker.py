@@ -53,7 +53,12 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
 
     try:
         config = NetworkConfig(
-            url=url, network_id=network_id, secret=_secret(args), reconnect_timeout_s=args.reconnect_timeout
+            url=url,
+            network_id=network_id,
+            secret=_secret(args),
+            reconnect_timeout_s=args.reconnect_timeout,
+            heartbeat_period_s=args.heartbeat_period,
+            heartbeat_expire_s=args.heartbeat_expire,
         )
         check_server(config.url)
         settings = AgentSettings(

@@ -24,8 +24,12 @@ class WorkerKeeper(Protocol):
             NoWorkers: It cannot be replaced. Raised once.
         """
 
-    def stop(self, *, now: bool) -> None:
-        """Ends the workers: after what they run, or now."""
+    def stop(self, *, now: bool) -> str | None:
+        """Ends the workers: after what they run, or now.
+
+        Returns:
+            Id of the agent, if it has died in another way: nobody has put right what its workers held.
+        """
 
     def close(self) -> None:
         """Ends what the ledger itself lived on, if it was private. Nothing is sent any more."""

@@ -443,7 +443,11 @@ class Session:
         self._pool.disconnect()
 
     def _stop_keeper(self) -> None:
-        self._keeper.stop(now=self._is_aborted or self._is_lost)
+        dead = self._keeper.stop(now=self._is_aborted or self._is_lost)
+        if dead is not None and not self._is_lost:
+            # Its workers may have held tasks of other clients, which would wait until its heartbeat expires.
+            self._reaper.bury(dead)
+            self._channels[2].close()
 
     def _leave_network(self) -> None:
         with self._dispatcher.lock:

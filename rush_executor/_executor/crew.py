@@ -108,19 +108,23 @@ class Crew:
         self._settings = successor
         return settings.agent_id
 
-    def stop(self, *, now: bool) -> None:
-        """Ends the agent and its workers: after what they run, or now."""
-        agent = self._agent
-        if agent is None or self._is_foreign:
-            return
+    def stop(self, *, now: bool) -> str | None:
+        """Ends the agent and its workers: after what they run, or now.
+
+        Returns:
+            Id of the agent, if it has died in another way: then it is still on the server's lists.
+        """
+        agent, settings = self._agent, self._settings
+        if agent is None or settings is None or self._is_foreign:
+            return None
         if not now:
             # Gone already, or its successor could not be started.
             with contextlib.suppress(OSError):
                 os.write(self._pipe_w, LEAVE)
             agent.wait()
         self._close_pipe()
-        agent.wait()
         self._agent = None
+        return settings.agent_id if agent.wait() != 0 else None
 
     def close(self) -> None:
         """Ends the private server."""

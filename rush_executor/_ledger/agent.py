@@ -1,6 +1,7 @@
 """What an agent asks of the ledger: join, give signs of life, put right what a lost one held.
 
-`Reaper` finds agents without a heartbeat and does it for them; clients and agents both run one.
+`Reaper` finds agents without a heartbeat and does it for them, and deletes what clients have left whose lease is over;
+clients and agents both run one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from rush_executor._ledger.client import retire_client
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
@@ -125,7 +127,7 @@ class AgentLedger:
 
 
 class Reaper:
-    """Finds agents that give no sign of life, and puts right what their workers held.
+    """Finds agents that give no sign of life, and puts right what their workers held; finds clients that are no more.
 
     An agent is taken for dead when two looks in a row miss its heartbeat: after a stall of the server, or of the whole
     machine, all keys have expired together and every agent is about to set its own again.
@@ -139,12 +141,18 @@ class Reaper:
     def look(self) -> list[str]:
         """Reaps whom it suspected at the last look and still misses; returns their agent ids."""
         k = self._keys
-        agent_ids = [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", k.agent_ids)))[0]]
-        if not agent_ids:
+        replies = self._channel.call(pack(("SMEMBERS", k.agent_ids)), pack(("SMEMBERS", k.client_ids)))
+        agent_ids, client_ids = ([raw.decode() for raw in ids] for ids in replies)
+        looked_for = [k.heartbeat(agent) for agent in agent_ids] + [k.client(client) for client in client_ids]
+        if not looked_for:
             self._suspects = set()
             return []
-        alive = self._channel.call(*(pack(("EXISTS", k.heartbeat(a))) for a in agent_ids))
-        silent = {a for a, n in zip(agent_ids, alive, strict=True) if not n}
+        found = self._channel.call(*(pack(("EXISTS", key)) for key in looked_for))
+        for client_id, n in zip(client_ids, found[len(agent_ids) :], strict=True):
+            if not n:
+                # Its lease was its TTL. The last one takes the network with it.
+                retire_client(self._channel, k, client_id)
+        silent = {agent for agent, n in zip(agent_ids, found, strict=False) if not n}
         dead = sorted(silent & self._suspects)
         self._suspects = silent - set(dead)
         return [agent_id for agent_id in dead if self._reap(agent_id, _NO_SIGN_OF_LIFE)]

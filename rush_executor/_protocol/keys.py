@@ -3,7 +3,7 @@
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
 | `network` | hash | `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken` | last client |
-| `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network |
+| `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |

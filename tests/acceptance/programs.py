@@ -92,7 +92,8 @@ def read_line(program: subprocess.Popen[str], wanted: str) -> str:
 
 def family(pid: int) -> list[psutil.Process]:
     """All descendants of a process, not itself."""
-    return psutil.Process(pid).children(recursive=True)
+    descendants: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return descendants
 
 
 def whole_family(pid: int, n: int) -> list[psutil.Process]:

@@ -860,3 +860,21 @@ def _directory(parent: Path, name: int) -> Path:
     path = parent / str(name)
     path.mkdir()
     return path
+
+
+# ----------------------------------------------------------------------------------------- 11: an agent that was killed
+
+
+def test_promise_11_who_leaves_puts_right_what_its_dead_agent_held(
+    server_url: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    """Another client's task does not wait for the heartbeat's end, and no key is left."""
+    with RushExecutor(0, url=server_url, network_id="shared") as other:
+        leaving = RushExecutor(1, url=server_url, network_id="shared", heartbeat_expire=300)
+        [agent] = [child for child in psutil.Process().children() if "rush-agent" in child.cmdline()]
+        future = other.submit(tasks.tell_and_wait_for, str(tmp_path / "told"), str(tmp_path / "never"))
+        eventually((tmp_path / "told").exists)
+        agent.kill()
+        leaving.shutdown()
+        eventually(lambda: not future.running())
+        assert future.cancel()

@@ -1,7 +1,7 @@
 """A proxy between a party and its server that loses what passes, when a test says so.
 
 It stands for the network: a request that never arrives, a reply that is lost after the server has acted, half a reply,
-a server that is not to be reached for a while.
+a server that is not to be reached for a while, a line on which everything vanishes though it stays open, a slow line.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -50,7 +51,9 @@ class Proxy:
         self._bytes_to_pass = 0
         self._is_request_lost = False
         self._is_refusing = False
+        self._is_swallowing = False
         self._chance = 0.0
+        self._bytes_per_s = 0.0
         self._links: list[_Link] = []
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -100,6 +103,18 @@ class Proxy:
         """From now on cuts with this probability whenever something passes, in either direction."""
         self._chance = chance
 
+    def swallow(self) -> None:
+        """Lets everything vanish until `stop_swallowing`; connections stay open, and new ones are taken."""
+        self._is_swallowing = True
+
+    def stop_swallowing(self) -> None:
+        """Passes on again, but not on a connection that has lost something: what follows would make no sense."""
+        self._is_swallowing = False
+
+    def slow_down(self, bytes_per_s: float) -> None:
+        """From now on replies pass at this rate, on each connection; 0 for as fast as they come."""
+        self._bytes_per_s = bytes_per_s
+
     @property
     def is_armed(self) -> bool:
         """Whether what was asked for has not happened yet."""
@@ -138,6 +153,9 @@ class Proxy:
                     data = source.recv(_CHUNK)
                     if not data:
                         return
+                    if self._is_swallowing or link.is_dead:
+                        link.is_dead = True
+                        continue
                     if not (self._pass_request(link, data) if source is link.near else self._pass_reply(link, data)):
                         with self._lock:
                             self.n_cuts += 1
@@ -174,6 +192,8 @@ class Proxy:
         if random.random() < self._chance:
             link.near.sendall(data[: random.randrange(len(data))])
             return False
+        if self._bytes_per_s:
+            time.sleep(len(data) / self._bytes_per_s)
         link.near.sendall(data)
         return True
 
@@ -186,6 +206,7 @@ class _Link:
         self.far = far
         self.to_hold: int | None = None
         self.held = b""
+        self.is_dead = False
         # Replies of nil would look like "nothing there yet".
         self.reader = hiredis.Reader(notEnoughData=False)
 

@@ -326,6 +326,30 @@ def test_two_reapers(rig: Rig) -> None:
     agent.workers.clear()
 
 
+def test_a_client_that_is_no_more(rig: Rig) -> None:
+    """What a client has left is deleted when its lease is over, also if nobody opens the network again."""
+    client, agent, reaper = rig.client(), rig.agent(), rig.reaper()
+    agent.ledger.beat(_LONG_MS)
+    client.push(600)
+    reaper.look()
+    assert len(rig.queue()) == 600
+    rig.redis.delete(rig.keys.client("c1"), rig.keys.inbox("c1"))
+    reaper.look()
+    assert set(rig.dump()) == {"agent_ids", "heartbeat:a1"}
+    rig.forget(client)
+
+
+def test_a_client_that_is_no_more_beside_one_that_is(rig: Rig) -> None:
+    """Nothing of the others is touched."""
+    dead, client, reaper = rig.client("c1"), rig.client("c2"), rig.reaper()
+    tasks = client.push(3)
+    rig.redis.delete(rig.keys.client("c1"), rig.keys.inbox("c1"))
+    reaper.look()
+    rig.forget(dead)
+    assert rig.dump()["client_ids"] == {"c2"}
+    assert [claim.task_id for claim in rig.worker().claim(3)] == tasks
+
+
 def test_a_heartbeat_expires(rig: Rig, eventually: Eventually) -> None:
     """It is the server's clock that ends a heartbeat, and another beat that prolongs it."""
     agent, reaper = rig.agent(), rig.reaper()
