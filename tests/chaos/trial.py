@@ -311,8 +311,12 @@ class Trial:
         self._excused_pids.update(pids)
 
     def excuse_before(self) -> None:
-        """What was started until now may be started again: the ledger has forgotten it."""
+        """What was started until now may be started again: the ledger has forgotten it.
+
+        Also what its workers have claimed and not started: they may run that before they hear of it.
+        """
         self._excused_before = time.monotonic()
+        self.excuse(*{start.pid for start in self.starts()})
 
     def check(self, is_so: object, complaint: str) -> None:
         """Complains unless it is so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from hypothesis.stateful import (
 
 from rush_executor._ledger.client import CancelReply
 from rush_executor._ledger.connection import NetworkGone
-from rush_executor._protocol.records import Claim
+from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG, Claim
 from tests.integration.rig import Client, Packets, Rig, Worker
 
 _LEASE_MS = 600_000
@@ -182,19 +183,21 @@ class _Ledger(RuleBasedStateMachine):
         assert client.uplink.cancel([task_id]) == [expected]
         self.keep(client.up_channel.sent[-1])
 
-    @rule(worker=consumes(workers), guilty=st.integers(0, 5))
-    def lose(self, worker: Worker, guilty: int) -> None:
+    @rule(worker=consumes(workers), guilty=st.integers(0, 5), tag=st.sampled_from([LOST_TAG, TIMEOUT_TAG, KILLED_TAG]))
+    def lose(self, worker: Worker, guilty: int, tag: bytes) -> None:
         held = list(self.model.running.pop(worker.id).values())
         culprit = held[guilty % len(held)].task_id if held and guilty else ""
         n_queued = n_failed = 0
         for task in held:
-            task.losses += task.task_id == culprit
-            if task.losses > task.max_retries and task.client_id in self.model.inboxes:
-                self.model.tell(task, f"L{task.losses}")
+            is_guilty = task.task_id == culprit
+            task.losses += is_guilty
+            has_ended = task.losses > task.max_retries or (is_guilty and tag != LOST_TAG)
+            if has_ended and task.client_id in self.model.inboxes:
+                self.model.tell(task, f"{tag.decode()}{task.losses}")
                 n_failed += 1
-            elif task.losses <= task.max_retries:
+            elif not has_ended:
                 n_queued += self.model.go_back(task)
-        assert self.rig.agent().lose(worker, culprit) == (n_queued, n_failed)
+        assert self.rig.agent().lose(worker, culprit, tag) == (n_queued, n_failed)
         self.keep(self.rig.agent().channel.sent[-1])
 
     @rule(client=clients)
@@ -273,16 +276,20 @@ class _Ledger(RuleBasedStateMachine):
 
 def short(outcome: str) -> str:
     """An outcome without the ledger's own words on how a worker ended."""
-    return outcome.partition(" ")[0] if outcome.startswith("L") else outcome
+    return outcome.partition(" ")[0] if outcome[:1] in ("L", "T", "K") else outcome
 
 
-def test_the_ledger_is_its_model(server_url: str) -> None:
+# For a long run: RUSH_TEST_EXAMPLES=2000 pytest -k state_machine --timeout 0
+N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", "40"))
+
+
+def test_state_machine(server_url: str) -> None:
     """Any sequence of steps, each of them sent again at any later time, leaves exactly what the state table says."""
     run_state_machine_as_test(
         lambda: _Ledger(server_url),
         settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
+            max_examples=N_EXAMPLES,
+            stateful_step_count=50,
             deadline=None,
             database=None,
             print_blob=True,
