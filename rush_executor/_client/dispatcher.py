@@ -117,6 +117,8 @@ class Dispatcher:
         self._retries = RetryQueue()
         # The server does not know the network any more.
         self.is_halted = False
+        # Number of the last batch that the server is known to have taken.
+        self.n_taken = 0
         # Taken out of the outbox, not yet known to have arrived.
         self._batch: _Batch | None = None
         # What was sent without an answer, and when.
@@ -173,6 +175,7 @@ class Dispatcher:
         batch = self._batch.parcels if self._batch is not None else []
         parcels = parcels + [parcel for parcel in batch if not parcel.future._is_sent]
         self._batch = self._posted = None
+        self.n_taken = 0
         for future, _ in parcels:
             future._is_sent = False
         self._outbox.extendleft(reversed(parcels))
@@ -188,6 +191,8 @@ class Dispatcher:
             if future is not None and not future.done():
                 self._batch = _Batch(posted.number, [Parcel(future, posted.task)], [])
                 self._send_batch()
+            else:
+                self.n_taken = posted.number
             self._posted = None
 
     def nudge(self) -> None:
@@ -262,7 +267,9 @@ class Dispatcher:
             is_answered = self._uplink.push(
                 batch.number, [parcel.task for parcel in batch.parcels], batch.functions, wait=wait
             )
-            if not is_answered:
+            if is_answered:
+                self.n_taken = batch.number
+            else:
                 [(future, task)] = batch.parcels
                 self._posted = _Posted(batch.number, weakref.ref(future), task)
             if batch.functions:

@@ -39,6 +39,7 @@ class Listener:
         resolve: Called with a task's id and its outcome: tag, and body, or None where the body is gone; must
             not raise.
         is_done: Whether the thread may end.
+        n_taken: Number of the last batch that the server is known to have taken.
         rejoin: Called when the server does not know the network any more; may raise.
         when_lost: Called when the network is gone for good.
         on_tick: Called after every read, at least about once a second; may raise NetworkGone.
@@ -51,6 +52,7 @@ class Listener:
         *,
         resolve: Callable[[str, bytes, bytes | None], None],
         is_done: Callable[[], bool],
+        n_taken: Callable[[], int],
         rejoin: Callable[[NetworkGone], None],
         when_lost: Callable[[BaseException], None],
         on_tick: Callable[[], None],
@@ -59,6 +61,7 @@ class Listener:
         self._downlink = downlink
         self._resolve = resolve
         self._is_done = is_done
+        self._n_taken = n_taken
         self._rejoin = rejoin
         self._when_lost = when_lost
         self._on_tick = on_tick
@@ -99,7 +102,9 @@ class Listener:
             if trim:
                 n_read = n_bytes = 0
                 trim_at = now + _TRIM_EVERY_S
-            outcomes, position = self._downlink.receive(position, trim=trim, done_blobs=done_blobs)
+            outcomes, position = self._downlink.receive(
+                position, trim=trim, n_taken=self._n_taken(), done_blobs=done_blobs
+            )
             done_blobs = []
             for task_id, outcome in zip(outcomes[::2], outcomes[1::2], strict=True):
                 if not outcome:

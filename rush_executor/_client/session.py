@@ -109,6 +109,7 @@ class Session:
             self._downlink,
             resolve=self._resolve,
             is_done=self._is_done,
+            n_taken=lambda: self._dispatcher.n_taken,
             rejoin=self._rejoin,
             when_lost=self._lose,
             on_tick=self._tick,

@@ -235,23 +235,30 @@ class Downlink:
         self._trim_keys = (k.client(client_id), self._inbox, k.functions(client_id))
 
     def receive(
-        self, position: str = START, *, trim: bool = True, done_blobs: Sequence[str] = (), wait: bool = True
+        self,
+        position: str = START,
+        *,
+        trim: bool = True,
+        n_taken: int = 0,
+        done_blobs: Sequence[str] = (),
+        wait: bool = True,
     ) -> Received:
         """Waits until the inbox holds something behind a position, and reads it.
 
         Args:
             position: Up to where the outcomes of this client were resolved: as in the last `Received`.
             trim: Whether to delete them, and renew the lease; to be done twice a second or so.
+            n_taken: Number of the last batch of which the server is known to have taken it.
             done_blobs: Blobs of outcomes that were resolved: those are deleted.
             wait: False to look only.
 
         Raises:
-            NetworkGone: When trimming: the server does not know this client any more.
+            NetworkGone: When trimming: the server does not know this client any more, or not that batch.
         """
         commands = [delete_command(self._keys, blob_id) for blob_id in done_blobs]
         if trim:
             # Before the wait, and in one packet with it.
-            commands.append(evalsha("trim_inbox", self._trim_keys, [_next(position)]))
+            commands.append(evalsha("trim_inbox", self._trim_keys, [_next(position), n_taken]))
         block = ("BLOCK", _BLOCK_MS) if wait else ()
         commands.append(pack(("XREAD", "COUNT", _INBOX_BATCH, *block, "STREAMS", self._inbox, position)))
         reply = self._channel.call(*commands)[-1]

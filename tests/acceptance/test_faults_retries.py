@@ -16,6 +16,7 @@ import redis
 from rush_executor import NetworkLostError, RushExecutor, RushFuture, WorkerLostError
 from rush_executor._client import pending
 from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._protocol.keys import Keys
 from rush_executor.testing import keys_left, temporary_server
 from tests.acceptance import tasks
 from tests.acceptance.programs import DEADLINE_S, run_program
@@ -351,3 +352,25 @@ def test_a_client_whose_record_is_gone(own_url: str, tmp_path: Path, eventually:
         assert futures[0].result(DEADLINE_S) == "large" * 100_000
         assert [future.result(DEADLINE_S) for future in futures[1:]] == [x * x for x in range(50)]
     assert keys_left(own_url) == []
+
+
+def test_a_server_that_was_put_back_to_an_older_state(server_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    """A snapshot was restored, or a replica that was behind has taken over: the newest tasks are pushed again."""
+    gate = tmp_path / "gate"
+    with RushExecutor(1, url=server_url) as executor, redis.Redis.from_url(server_url) as client:
+        keys = Keys(executor.network_id)
+        executor.submit(pow, 2, 2).result(DEADLINE_S)
+        [record] = client.keys(keys.client("*"))
+        older = client.hgetall(record)
+        blocker = executor.submit(tasks.wait_for, str(gate))
+        eventually(blocker.running)
+        futures = [executor.submit(pow, 2, number) for number in range(50)]
+        eventually(lambda: client.zcard(keys.queued_tasks) == 50)
+        queued = client.zrange(keys.queued_tasks, 0, -1)
+        with client.pipeline(transaction=True) as restore:
+            restore.delete(keys.queued_tasks, *(keys.task(task.decode()) for task in queued))
+            restore.hset(record, mapping=older)
+            restore.execute()
+        gate.touch()
+        assert [future.result(DEADLINE_S) for future in futures] == [2**number for number in range(50)]
+        blocker.result(DEADLINE_S)

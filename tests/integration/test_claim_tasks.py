@@ -220,3 +220,16 @@ def test_several_workers_wake_for_several_tasks(rig: Rig) -> None:
     for thread in threads:
         thread.join(30)
     assert sorted(claim.task_id for claims in got for claim in claims) == ids
+
+
+def test_what_is_held_and_is_somebody_elses(rig: Rig) -> None:
+    """Pushed anew after the server was put back, and claimed by another: it is not given once more, others are."""
+    client, worker = rig.client(), rig.worker()
+    ids = client.push(2)
+    worker.claim()
+    rig.redis.hset(rig.keys.task(ids[0]), "worker", "another")
+    assert [claim.task_id for claim in worker.claim()] == ids[1:]
+    assert rig.dump()["running_tasks:w1"] == {ids[1]}
+    rig.redis.hset(rig.keys.task(ids[0]), "worker", "w1")
+    worker.finish([Claim(task, 1, b"") for task in ids])
+    client.drain()

@@ -94,6 +94,15 @@ def test_loser(rig: Rig) -> None:
     assert rig.inbox() == [(ids[0], "Fresult")]
 
 
+def test_an_older_record(rig: Rig) -> None:
+    """The server does not know a batch that it had taken: it was put back, and newer tasks are gone."""
+    client = rig.client()
+    client.push()
+    client.downlink.receive(n_taken=1, wait=False)
+    with pytest.raises(NetworkGone, match="older than it was"):
+        client.downlink.receive(n_taken=2, wait=False)
+
+
 def test_an_inbox_that_was_deleted(rig: Rig) -> None:
     """By somebody else: it gets its TTL back, and what comes later is read."""
     client = rig.client()

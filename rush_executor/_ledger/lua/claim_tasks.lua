@@ -22,13 +22,20 @@ local reply = {0}
 local held = redis.call('SMEMBERS', KEYS[3])
 if #held > 0 then
   for _, id in ipairs(held) do
-    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob', 'max_retries', 'timeout')
-    local at = #reply
-    reply[at + 1], reply[at + 2], reply[at + 3] = id, task[1], task[2]
-    reply[at + 4], reply[at + 5] = task[3] or '', limits(task[4], task[5])
+    local task = redis.call('HMGET', ARGV[4] .. id, 'attempt', 'payload', 'blob', 'max_retries', 'timeout', 'worker')
+    if task[6] == ARGV[2] then
+      local at = #reply
+      reply[at + 1], reply[at + 2], reply[at + 3] = id, task[1], task[2]
+      reply[at + 4], reply[at + 5] = task[3] or '', limits(task[4], task[5])
+    else
+      -- Pushed anew by a client whose server was put back to an older state: it is somebody else's now.
+      redis.call('SREM', KEYS[3], id)
+    end
   end
-  reply[1] = redis.call('ZCARD', KEYS[2])
-  return reply
+  if #reply > 1 then
+    reply[1] = redis.call('ZCARD', KEYS[2])
+    return reply
+  end
 end
 local queued = redis.call('ZCARD', KEYS[2])
 if queued == 0 then
