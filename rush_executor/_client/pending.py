@@ -31,7 +31,7 @@ from rush_executor._protocol.records import (
     TIMEOUT_TAG,
     NewTask,
 )
-from rush_executor.errors import PayloadError
+from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError
 
 __all__ = ["MOST_KEPT_BYTES", "PendingFutures"]
 
@@ -183,7 +183,7 @@ class PendingFutures:
         value, error = self._open(future, tag, body)
         failure = value.failure if isinstance(value, ChunkResult) else error
         options = task.options
-        if isinstance(failure, options.retry_on) and task.retries < options.max_retries and self._has_retries:
+        if _is_retried(failure, options.retry_on) and task.retries < options.max_retries and self._has_retries:
             # Its blob has ended with its record.
             again = task._replace(retries=task.retries + 1, blob_id=new_id() if task.blob_id else "")
             self._tasks[task.task_id] = again
@@ -221,3 +221,16 @@ class PendingFutures:
             except PayloadError as error:
                 return None, error
         return None, self._encoder.decode_failure(task_id, body)
+
+
+def _is_retried(failure: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether a task is run again for this.
+
+    Who killed it does not want it again. What took too long will most likely do so again: only who names that error,
+    and not merely a base of it such as `TimeoutError` or `Exception`, has it run once more.
+    """
+    if isinstance(failure, TaskKilledError):
+        return False
+    if isinstance(failure, TaskTimeoutError):
+        return any(issubclass(kind, TaskTimeoutError) for kind in kinds)
+    return isinstance(failure, kinds)

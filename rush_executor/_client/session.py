@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
+import math
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ from rush_executor._client.listener import Listener
 from rush_executor._client.outcomes import initializer_error
 from rush_executor._client.pending import PendingFutures
 from rush_executor._client.shelf import FunctionShelf
-from rush_executor._config import NetworkConfig
+from rush_executor._config import NetworkConfig, redact
 from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.client import CancelReply, Downlink, Uplink
@@ -54,6 +55,7 @@ _futures_logger = logging.getLogger("concurrent.futures")
 _BURST_GAP_S: Final = 0.001
 _CANCEL_BATCH: Final = 500
 _TICK_S: Final = 0.5
+_ALONE_S: Final = 3.0
 # A worker gives back what it has not started when a task keeps it for longer than expected; see `_worker/courier.py`.
 _HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
 _LOOK_AGAIN_S: Final = 0.02
@@ -89,6 +91,9 @@ class Session:
         self._numbers = itertools.count(1)
         self._last_submit_at = 0.0
         self._next_tick_at = self._next_look_at = 0.0
+        # Since when tasks have waited on a network without workers.
+        self._alone_since = math.inf
+        self._has_warned = False
         # Why no task is taken any more, as the end of a sentence; empty while the session is open.
         self._why_closed = ""
         self._is_lost = False
@@ -416,8 +421,25 @@ class Session:
                 self._reaper.bury(dead)
         if now >= self._next_look_at:
             self._reaper.look()
+            self._look_for_workers(now)
             self._next_look_at = now + self._config.heartbeat_period_s
         self._next_tick_at = now + _TICK_S
+
+    def _look_for_workers(self, now: float) -> None:
+        """Says so, once, when tasks wait and nobody is there to run them: a name may be misspelt somewhere."""
+        if not self._pending or self._reaper.n_workers():
+            self._alone_since = math.inf
+        elif self._alone_since == math.inf:
+            self._alone_since = now
+        elif now - self._alone_since > _ALONE_S and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d tasks wait, and no worker has joined network %r on %s. Start one there with `rush-executor "
+                "worker`, or give max_workers.",
+                len(self._pending),
+                self._config.network_id,
+                redact(self._config.url),
+            )
 
     def _end(self) -> None:
         """The last thing that the listener thread does."""

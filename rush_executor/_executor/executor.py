@@ -28,6 +28,7 @@ from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._payload import EncodedFunction, Encoder
 from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.keys import check_network_id
 from rush_executor._protocol.records import TaskOptions
 from rush_executor.errors import PayloadError
 
@@ -116,7 +117,8 @@ class _TaskExecutor(Executor):
             max_retries: How many times a task is run again: because its worker died, or for `retry_on`.
             priority: Higher runs earlier, strictly; -4095 to 4095, 0 by default. Equal ones run as submitted.
             retry_on: Exception types. A task that fails with one of them is run again after a pause that doubles each
-                time, with jitter. `()` for none.
+                time, with jitter. `()` for none. One that was killed is not; one that exceeded its time limit only
+                where `TaskTimeoutError` itself is named.
 
         Returns:
             An Executor. Shutting it down shuts down the executor that it is a view of.
@@ -223,6 +225,11 @@ class RushExecutor(_TaskExecutor):
         heartbeat_period: float = 3.0,
         heartbeat_expire: float = 15.0,
     ) -> None:
+        _check_texts(url=url, network_id=network_id)
+        if secret is not None and not isinstance(secret, str | bytes):
+            raise TypeError(f"secret must be a string or bytes, not {type(secret).__name__}")
+        if not isinstance(initargs, Iterable):
+            raise TypeError(f"initargs must be a tuple, not {type(initargs).__name__}")
         url = url or default_url()
         self._n_own_workers = _checked_workers(max_workers, is_shared=url is not None and network_id is not None)
         _check_positive_integer("max_tasks_per_child", max_tasks_per_child)
@@ -318,6 +325,16 @@ def _checked_workers(max_workers: int | None, *, is_shared: bool) -> int:
             "max_workers must be greater than 0 (0, for workers that join from elsewhere, needs url and network_id)"
         )
     return max_workers
+
+
+def _check_texts(*, url: str | None, network_id: str | None) -> None:
+    if url is not None and not isinstance(url, str):
+        raise TypeError(f"url must be a string, not {type(url).__name__}")
+    if url == "":
+        raise ValueError("url must not be empty; leave it out for RUSH_URL or a private server")
+    if network_id is not None:
+        # Before anything is started.
+        check_network_id(network_id)
 
 
 def _check_positive_integer(name: str, value: int | None) -> None:

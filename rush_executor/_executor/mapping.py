@@ -44,6 +44,10 @@ def map_results(
         chunksize: Items per task.
         buffersize: Items that may have been read and not yielded; None for all.
     """
+    if not isinstance(chunksize, int):
+        raise TypeError(f"chunksize must be an integer, not {type(chunksize).__name__}")
+    if timeout is not None and not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:

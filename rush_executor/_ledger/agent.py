@@ -157,6 +157,10 @@ class Reaper:
         self._suspects = silent - set(dead)
         return [agent_id for agent_id in dead if self._reap(agent_id, _NO_SIGN_OF_LIFE)]
 
+    def n_workers(self) -> int:
+        """How many workers have joined the network."""
+        return int(self._channel.call(pack(("SCARD", self._keys.worker_ids)))[0])
+
     def bury(self, agent_id: str) -> None:
         """Reaps an agent whose process is known to have ended, whatever its heartbeat says."""
         self._channel.call(pack(("DEL", self._keys.heartbeat(agent_id))))

@@ -127,7 +127,8 @@ def check_server(url: str) -> None:
         raise ServerError(f"the server at {redact(url)} does not let us in: {error}") from error
     except RedisError as error:
         raise ServerError(
-            f"no server answers at {redact(url)}: {error}. Is the URL right, and may this machine reach it?"
+            f"no server answers at {redact(url)}: {str(error).rstrip('.')}. Is the URL right, and may this machine "
+            "reach it?"
         ) from error
     finally:
         pool.disconnect()

@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from rush_executor import NetworkLostError, RushExecutor, RushFuture, WorkerLostError
+from rush_executor import (
+    NetworkLostError,
+    RushExecutor,
+    RushFuture,
+    TaskKilledError,
+    TaskTimeoutError,
+    WorkerLostError,
+)
 from rush_executor._client import pending
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.keys import Keys
@@ -374,3 +381,17 @@ def test_a_server_that_was_put_back_to_an_older_state(server_url: str, tmp_path:
         gate.touch()
         assert [future.result(DEADLINE_S) for future in futures] == [2**number for number in range(50)]
         blocker.result(DEADLINE_S)
+
+
+def test_kills_and_time_limits_are_no_failures(executor: RushExecutor, eventually: Eventually) -> None:
+    """Who killed a task does not want it again; what took too long is tried again only by its own name."""
+    killed = executor.options(retry_on=(Exception, TaskKilledError)).submit(time.sleep, 600)
+    eventually(killed.running)
+    assert killed.kill()
+    assert isinstance(killed.exception(DEADLINE_S), TaskKilledError)
+    limited = executor.options(timeout=0.3, retry_on=(Exception, TimeoutError)).submit(time.sleep, 600)
+    assert isinstance(limited.exception(DEADLINE_S), TaskTimeoutError)
+    assert limited.attempts == 1
+    named = executor.options(timeout=0.3, max_retries=1, retry_on=TaskTimeoutError).submit(time.sleep, 600)
+    assert isinstance(named.exception(DEADLINE_S), TaskTimeoutError)
+    assert named.attempts == 2

@@ -70,3 +70,13 @@ def test_the_owner_of_the_workers_dies(  # noqa: PLR0917 - fixtures
             else:
                 assert isinstance(future.exception(DEADLINE_S), WorkerLostError)
         assert path.read_text() == "x" * (2 if max_retries else 1)
+
+
+def test_nobody_is_there(server_url: str, caplog: pytest.LogCaptureFixture, eventually: Eventually) -> None:
+    """Tasks wait for the first worker, and meanwhile a warning says what they wait for: a name may be misspelt."""
+    with RushExecutor(0, url=server_url, network_id="lonely", heartbeat_period=0.5) as client:
+        future = client.submit(pow, 2, 3)
+        eventually(lambda: "no worker has joined network 'lonely'" in caplog.text)
+        with RushExecutor(1, url=server_url, network_id="lonely"):
+            assert future.result(DEADLINE_S) == 8
+    assert caplog.text.count("no worker has joined") == 1
