@@ -280,7 +280,7 @@ def short(outcome: str) -> str:
 
 
 # For a long run: RUSH_TEST_EXAMPLES=2000 pytest -k state_machine --timeout 0
-N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", "40"))
+N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", "20"))
 
 
 def test_state_machine(server_url: str) -> None:
