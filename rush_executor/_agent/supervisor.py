@@ -1,8 +1,9 @@
 """The agent's loop.
 
 One thread over `select`: signals (children that ended, requests to leave), the pipe to the owner, the watch on other
-agents' heartbeats, and timers. Started by the process that `_executor/agent_process.py` makes; ends when told to, when
-its owner is gone, or when the network is broken.
+agents' heartbeats and on calls for this one, what workers write to stderr, and timers: signs of life, time limits.
+Started by the process that `_executor/agent_process.py` makes; ends when told to, when its owner is gone, or when the
+network is broken.
 
 How it ends:
 - the owner says "leave" through the pipe, or SIGTERM / SIGINT comes: workers finish what they run, hand back the rest,

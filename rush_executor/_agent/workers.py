@@ -1,4 +1,4 @@
-"""Worker processes as their agent sees them: forking, reaping, telling how one ended."""
+"""Worker processes as their agent sees them: forking, ending because of a task, reaping, telling how one ended."""
 
 from __future__ import annotations
 

@@ -370,9 +370,11 @@ def _checked_options(
 
 
 def _checked_timeout(timeout: float) -> float | None:
-    if not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not timeout > 0:
+    try:
+        is_valid = timeout > 0
+    except TypeError:
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}") from None
+    if not is_valid:
         raise ValueError("timeout must be greater than 0")
     return None if math.isinf(timeout) else float(timeout)
 

@@ -8,10 +8,11 @@ yielded.
 from __future__ import annotations
 
 import itertools
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 from rush_executor._client.future import RushFuture
 
@@ -44,19 +45,23 @@ def map_results(
         chunksize: Items per task.
         buffersize: Items that may have been read and not yielded; None for all.
     """
-    if not isinstance(chunksize, int):
+    # What counts as a number: those of NumPy do.
+    if not isinstance(chunksize, SupportsIndex):
         raise TypeError(f"chunksize must be an integer, not {type(chunksize).__name__}")
-    if timeout is not None and not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+    chunksize = operator.index(chunksize)
+    try:
+        end_at = None if timeout is None else time.monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}") from None
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None:
-        if not isinstance(buffersize, int):
+        if not isinstance(buffersize, SupportsIndex):
             raise TypeError("buffersize must be an integer or None")
+        buffersize = operator.index(buffersize)
         if buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         chunksize = min(chunksize, buffersize)
-    end_at = None if timeout is None else time.monotonic() + timeout
     calls = zip(*iterables, strict=False)
     tasks = (
         (submit(args, is_chunk=False) for args in calls) if chunksize == 1 else _submit_chunks(submit, calls, chunksize)

@@ -1,9 +1,10 @@
-"""Keyspace notifications: a doorbell for what many watch, such as the expiry of a heartbeat.
+"""What an agent is told by the server: keyspace notifications of heartbeats that expire, and calls.
 
 Fire and forget: a notification is lost on reconnect, may be switched off by others, and is not to be had where CONFIG
 is refused. So it only ever says "look now"; whoever watches looks on every ring, after every (re)connect, and on a slow
-timer. The hot path does not ride on it (docs/decisions/0003): a task wakes its worker, and an outcome its client,
-through a bell that is a list.
+timer. The hot path does not ride on it (docs/decisions/0003): a task wakes its worker through a bell that is a list,
+and an outcome its client, who waits at a stream. On the same connection an agent is told, by a message, that somebody
+wants a task of its workers to end.
 """
 
 from __future__ import annotations

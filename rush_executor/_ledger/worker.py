@@ -177,5 +177,7 @@ class WorkerLedger:
 
 
 def _claim(task_id: str, attempt: int, payload: bytes, blob_id: str, limits: bytes) -> Claim:
+    if b" " not in limits:
+        return Claim(task_id, attempt, payload, blob_id, limits == b"0")
     max_retries, _, timeout = limits.partition(b" ")
-    return Claim(task_id, attempt, payload, blob_id, max_retries == b"0", float(timeout) if timeout else 0.0)
+    return Claim(task_id, attempt, payload, blob_id, max_retries == b"0", float(timeout))

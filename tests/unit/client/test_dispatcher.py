@@ -14,6 +14,7 @@ from rush_executor._client.future import RushFuture
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._ledger.connection import NetworkGone, Refused
 from rush_executor._protocol.records import NewTask, TaskOptions
+from tests.unit.client.owner import Owner
 
 
 class Uplink:
@@ -28,20 +29,6 @@ class Uplink:
         if wait and self.error is not None:
             raise self.error
         return wait
-
-
-class Owner:
-    """Of Futures that nobody cancels."""
-
-    def cancel(self, future: RushFuture) -> bool:
-        return False
-
-    def is_running(self, future: RushFuture) -> bool:
-        return False
-
-    def expect_callbacks(self) -> None: ...
-
-    def run_callbacks(self, future: RushFuture) -> None: ...
 
 
 class Desk:

@@ -10,20 +10,7 @@ from rush_executor._client import retries
 from rush_executor._client.future import RushFuture
 from rush_executor._client.retries import Parcel, RetryQueue, pause_before
 from rush_executor._protocol.records import NewTask, TaskOptions
-
-
-class Owner:
-    """Of Futures that nobody asks anything."""
-
-    def cancel(self, future: RushFuture) -> bool:
-        return False
-
-    def is_running(self, future: RushFuture) -> bool:
-        return False
-
-    def expect_callbacks(self) -> None: ...
-
-    def run_callbacks(self, future: RushFuture) -> None: ...
+from tests.unit.client.owner import Owner
 
 
 def parcel(task: str, n: int) -> Parcel:

@@ -8,6 +8,7 @@ import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rush_executor._client.future import RushFuture
 from rush_executor._executor.mapping import map_results
 
 
@@ -343,3 +345,39 @@ def test_arguments_are_let_go_once_submitted() -> None:
         assert watched[-1]() is None
     finally:
         gc.enable()
+
+
+class Whole:
+    """An integer that is no `int`, like those of NumPy."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+def test_numbers_of_all_kinds() -> None:
+    """What counts as an integer, or as a number of seconds, is taken; what does not is told by name."""
+    sizes: list[int] = []
+
+    def submit(args: tuple[object, ...], *, is_chunk: bool) -> RushFuture:
+        sizes.append(len(args[0]))  # type: ignore[arg-type]
+        raise _Enough
+
+    def run(chunksize: object = 1, timeout: object = None) -> None:
+        list(
+            map_results(
+                submit, lambda futures: None, (range(9),), timeout=timeout, chunksize=chunksize, buffersize=None
+            )
+        )  # type: ignore[arg-type]
+
+    with pytest.raises(_Enough):
+        run(chunksize=Whole(), timeout=Fraction(60))
+    assert sizes == [3]
+    for bad in ("a", 1.5):
+        with pytest.raises(TypeError, match="chunksize must be an integer"):
+            run(chunksize=bad)
+    with pytest.raises(TypeError, match="timeout must be a number of seconds or None"):
+        run(timeout="a")
+
+
+class _Enough(Exception):
+    pass
