@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests mostly wait, so more of them than there are cores run side by side.
+TESTS_AT_ONCE ?= 4
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -19,7 +21,7 @@ demo: $(STAMPS)/demo  ## See real work spread over worker processes
 	$(BIN)/python examples/quickstart.py
 
 test: $(STAMPS)/test  ## Run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) $(PYTEST_ARGS)
 
 chaos: $(STAMPS)/test  ## Kill, stop, cut and flush, and count what becomes of the tasks
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
