@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rush_executor._client.future import RushFuture
     from rush_executor._executor.executor import RushExecutor
+    from rush_executor._network.rush import Rush
+    from rush_executor._network.rush import Rush as rsh  # noqa: N813 - as it is called in R
+    from rush_executor._rush_worker.loops import worker_loop_default, worker_loop_process
+    from rush_executor._rush_worker.seeds import with_rng_state
+    from rush_executor._rush_worker.worker import RushWorker
+    from rush_executor._view.table import TaskTable
     from rush_executor.errors import (
         InitializerError,
         NetworkLostError,
@@ -33,26 +39,44 @@ __all__ = [
     "PayloadError",
     "RemoteError",
     "RemoteTraceback",
+    "Rush",
     "RushError",
     "RushExecutor",
     "RushFuture",
+    "RushWorker",
     "ServerError",
     "TaskKilledError",
+    "TaskTable",
     "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
+    "rsh",
+    "with_rng_state",
+    "worker_loop_default",
+    "worker_loop_process",
 ]
 
 __version__ = "0.1.0"
 
-_HOMES = {"RushExecutor": "rush_executor._executor.executor", "RushFuture": "rush_executor._client.future"}
+_HOMES = {
+    "Rush": "rush_executor._network.rush",
+    "RushExecutor": "rush_executor._executor.executor",
+    "RushFuture": "rush_executor._client.future",
+    "RushWorker": "rush_executor._rush_worker.worker",
+    "TaskTable": "rush_executor._view.table",
+    "rsh": "rush_executor._network.rush",
+    "with_rng_state": "rush_executor._rush_worker.seeds",
+    "worker_loop_default": "rush_executor._rush_worker.loops",
+    "worker_loop_process": "rush_executor._rush_worker.loops",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: an agent needs no client, `rush-executor --help` neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "rush_executor.errors")), name)
+    home = importlib.import_module(_HOMES.get(name, "rush_executor.errors"))
+    value = getattr(home, "Rush" if name == "rsh" else name)
     globals()[name] = value
     return value
 

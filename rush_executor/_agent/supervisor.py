@@ -2,7 +2,7 @@
 
 One thread over `select`: signals (children that ended, requests to leave), the pipe to the owner, the watch on other
 agents' heartbeats and on calls for this one, what workers write to stderr, and timers: signs of life, time limits.
-Started by the process that `_executor/agent_process.py` makes; ends when told to, when its owner is gone, or when the
+Started by the process that `_crew/agent_process.py` makes; ends when told to, when its owner is gone, or when the
 network is broken.
 
 How it ends:
@@ -37,8 +37,9 @@ from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.server import ServerGuard
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG, Loss
+from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, TERMINATE, TIMEOUT_TAG, Loss
 from rush_executor._protocol.slots import Slot
+from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 from rush_executor.errors import NetworkLostError
 
 __all__ = ["LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
@@ -70,6 +71,9 @@ class AgentSettings:
         agent_id: The agent.
         n_workers: Workers to keep alive.
         max_tasks_per_child: A worker is replaced after so many tasks; None for never.
+        worker_ids: Ids of the workers, where they were given beforehand: each is started once, and the agent ends with
+            the last one.
+        start_id: What the workers are to run, where the network keeps its tasks; empty for the latest.
         owner_fd: Read end of the pipe to the owner; None for an agent that stands alone.
         owner_pid: The owner.
         client_id: The owner's client id: what the server keeps for it is deleted when the owner is killed.
@@ -80,6 +84,8 @@ class AgentSettings:
     agent_id: str
     n_workers: int
     max_tasks_per_child: int | None = None
+    worker_ids: tuple[str, ...] = ()
+    start_id: str = ""
     owner_fd: int | None = None
     owner_pid: int | None = None
     client_id: str | None = None
@@ -129,11 +135,16 @@ class Supervisor:
         self._network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._ready_pids: set[int] = set()
-        self._losses: list[tuple[Loss, str, bytes]] = []
+        self._losses: list[tuple[Loss, str, bytes, str]] = []
         # Workers that were killed to end a task: which task, with which tag, and its time limit.
         self._verdicts: dict[int, tuple[str, bytes, float]] = {}
         # Tasks to be ended, and until when they are looked for: they may be claimed and not yet started.
         self._wanted_ends: dict[str, float] = {}
+        # Workers to be started under ids of their own, and those that were told to end now.
+        self._unstarted = list(settings.worker_ids)
+        self._killed: set[str] = set()
+        # How many have done what they were started for, in a network that keeps its tasks: they need no successor.
+        self._n_done = 0
         self._wakeup_w = -1
         self._relay = StderrRelay()
         self._n_failed_starts = 0
@@ -211,12 +222,30 @@ class Supervisor:
             self._fill_up()
         rings = self._watch.rang()
         if rings.is_called or now >= self._look_at:
-            self._wanted_ends |= dict.fromkeys(self._ledger.wanted_ends(), now + _LOOK_FOR_TASK_S)
+            self._hear_wishes(now)
         if rings.has_expired or now >= self._look_at:
             self._reaper.look()
             self._look_at = now + config.heartbeat_period_s
         due_at = min(self._end_overdue(), self._end_wanted())
         return min(due_at, self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
+
+    def _hear_wishes(self, now: float) -> None:
+        """Stops the workers that somebody wants to stop; remembers the tasks that somebody wants to end."""
+        wishes = self._ledger.wanted_ends()
+        stops = [wish for wish in wishes if wish.startswith((TERMINATE, KILL))]
+        for wish in stops:
+            how, _, worker_id = wish.partition(":")
+            for worker in self._workers.values():
+                if worker.worker_id == worker_id and how == KILL:
+                    self._killed.add(worker_id)
+                    kill(worker.pid)
+                elif worker.worker_id == worker_id:
+                    os.kill(worker.pid, signal.SIGTERM)
+            if worker_id in self._unstarted:
+                self._unstarted.remove(worker_id)
+        if stops:
+            self._ledger.forget_ends(stops)
+        self._wanted_ends |= dict.fromkeys(set(wishes) - set(stops), now + _LOOK_FOR_TASK_S)
 
     def _end_overdue(self) -> float:
         """Ends tasks that have exceeded their time limit; returns when the next one will have."""
@@ -253,6 +282,9 @@ class Supervisor:
     def _find_network(self) -> None:
         """Looks for the network; a new creation of it needs new workers, for the initializer that it brings."""
         network = self._ledger.network()
+        if network is not None and network.keeps and self._settings.client_id is not None:
+            # Its client is being told that this is no network for an executor.
+            network = None
         if network is not None and (self._network is None or network.epoch != self._network.epoch):
             self._n_failed_starts = 0
             if not self._has_notifications:
@@ -262,10 +294,12 @@ class Supervisor:
 
     def _fill_up(self) -> None:
         network = self._network
-        if network is None or network.is_broken or self._n_failed_starts >= _MOST_FAILED_STARTS:
+        if network is None or network.is_broken:
             return
-        while len(self._workers) < self._settings.n_workers:
-            worker_id = new_id()
+        if self._n_failed_starts >= _MOST_FAILED_STARTS and not self._settings.worker_ids:
+            return
+        while self._unstarted or len(self._workers) < self._settings.n_workers - self._n_done:
+            worker_id = self._unstarted[0] if self._unstarted else new_id()
             self._ledger.announce_worker(worker_id)
 
             def run(slot: Slot, worker_id: str = worker_id, network: NetworkRecord = network) -> int:
@@ -278,12 +312,16 @@ class Supervisor:
                 if self._is_leaving:
                     return
                 worker = fork_worker(worker_id, run)
+                if self._unstarted:
+                    del self._unstarted[0]
                 self._workers[worker.pid] = worker
                 self._relay.add(worker.stderr)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._when_ready()
         self._when_ready = _nothing
+        if not self._workers and (self._settings.worker_ids or self._n_done):
+            self._is_leaving = True
 
     def _become_worker(self) -> None:
         """In the child: nothing of the agent is the worker's."""
@@ -315,13 +353,8 @@ class Supervisor:
                 # It broke while it handled its tasks, not while it ran one. Charging all that it held is hard on most
                 # of them; charging none would have it break over the same task for ever.
                 guilty = CHARGE_ALL
-            if worker.slot.is_ready():
-                pass
-            elif exitcode == self._initializer_exit:
-                self._n_failed_starts = _MOST_FAILED_STARTS
-            elif exitcode != 0 and not self._is_leaving:
-                self._n_failed_starts += 1
-                self._last_failed_start = describe_exit(exitcode)
+            if not worker.slot.is_ready():
+                self._note_failed_start(exitcode)
             task_id, tag, timeout_s = self._verdicts.pop(worker.pid, ("", LOST_TAG, 0.0))
             loss = Loss(
                 worker.worker_id,
@@ -332,18 +365,41 @@ class Supervisor:
                 timeout_s,
                 self._relay.finish(worker.stderr),
             )
-            self._losses.append((loss, task_id or guilty, tag))
+            self._losses.append((loss, task_id or guilty, tag, self._how_ended(worker, exitcode)))
+            if self._settings.worker_ids and task_id:
+                # Killed for its task, not by its own fault: it goes on with the next.
+                self._unstarted.append(worker.worker_id)
+            if exitcode == 0 and self._network is not None and self._network.keeps:
+                self._n_done += 1
             if exitcode == 0 and not guilty:
                 # It left by itself: recycled, or the network is not what it was.
                 self._network_at = 0.0
 
+    def _note_failed_start(self, exitcode: int) -> None:
+        if exitcode == self._initializer_exit:
+            self._n_failed_starts = _MOST_FAILED_STARTS
+        elif exitcode != 0 and not self._is_leaving:
+            self._n_failed_starts += 1
+            self._last_failed_start = describe_exit(exitcode)
+
+    def _how_ended(self, worker: WorkerProcess, exitcode: int) -> str:
+        if worker.worker_id in self._killed:
+            self._killed.discard(worker.worker_id)
+            return KILLED
+        return TERMINATED if exitcode == 0 else LOST
+
     def _report_losses(self) -> None:
         """Tells the ledger of workers that ended; what cannot be told now is kept for the next step."""
         while self._losses:
-            loss, guilty, tag = self._losses[0]
-            self._ledger.lose_worker(loss, guilty, tag)
+            loss, guilty, tag, how = self._losses[0]
+            self._ledger.lose_worker(loss, guilty, KILLED_TAG if how == KILLED else tag, how=how)
             del self._losses[0]
-        if self._last_failed_start and self._n_failed_starts >= _MOST_FAILED_STARTS and self._network is not None:
+        if (
+            self._last_failed_start
+            and self._n_failed_starts >= _MOST_FAILED_STARTS
+            and self._network is not None
+            and not self._network.keeps
+        ):
             text = (
                 f"{_MOST_FAILED_STARTS} workers in a row ended during their start on {self._host}, "
                 f"the last one {self._last_failed_start}; does the initializer crash?"
@@ -405,7 +461,7 @@ class Supervisor:
                 exitcode = os.waitstatus_to_exitcode(status)
                 loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
                 # Killed, it was running something: on a shared network that may be a task of others, which goes on.
-                self._losses.append((loss, worker.slot.current(), LOST_TAG))
+                self._losses.append((loss, worker.slot.current(), LOST_TAG, self._how_ended(worker, exitcode)))
         self._relay.close(_STDERR_PATIENCE_S)
         if not (self._is_owner_gone and self._settings.server is not None):
             with contextlib.suppress(NetworkLostError):

@@ -46,7 +46,7 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
     # After the environment is set, and not for a command line that is wrong.
     # ruff: noqa: PLC0415
     from rush_executor._agent.supervisor import AgentSettings
-    from rush_executor._executor.agent_process import run_agent
+    from rush_executor._crew.agent_process import run_agent
     from rush_executor._ledger.connection import check_server
     from rush_executor._protocol.ids import new_id
     from rush_executor.errors import NetworkLostError, ServerError

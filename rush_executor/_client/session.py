@@ -37,7 +37,7 @@ from rush_executor._config import NetworkConfig, redact
 from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.client import CancelReply, Downlink, Uplink
-from rush_executor._ledger.connection import Channel, NetworkGone, Refused, open_pool
+from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WrongKind, open_pool
 from rush_executor._payload import EncodedFunction, Encoder
 from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
@@ -338,7 +338,12 @@ class Session:
     # What the threads call.
 
     def _join_network(self, initializer: bytes) -> None:
-        network = self._uplink.open_network(new_id(), initializer)
+        try:
+            network = self._uplink.open_network(new_id(), initializer)
+        except WrongKind:
+            raise ValueError(
+                f"network {self._config.network_id!r} keeps its tasks: it belongs to Rush. Choose another network_id"
+            ) from None
         if initializer and network.creator != self.client_id:
             self._uplink.retire()
             raise ValueError(

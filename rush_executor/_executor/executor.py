@@ -21,8 +21,8 @@ from rush_executor._config import (
     default_url,
     worker_environment,
 )
-from rush_executor._executor.crew import Crew
-from rush_executor._executor.ctrl_c import ctrl_c_held_back
+from rush_executor._crew.crew import Crew
+from rush_executor._crew.ctrl_c import ctrl_c_held_back
 from rush_executor._executor.mapping import map_results
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer

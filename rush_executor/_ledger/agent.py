@@ -16,6 +16,7 @@ from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import BROKEN_TAG, LOST_TAG, Loss
+from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 
 __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_network"]
 
@@ -33,12 +34,14 @@ class NetworkRecord:
         creator: The client that created it.
         initializer: Sealed; empty when there is none.
         is_broken: Whether the initializer has failed somewhere.
+        keeps: Whether the network keeps its tasks.
     """
 
     epoch: str
     creator: str
     initializer: bytes
     is_broken: bool
+    keeps: bool = False
 
 
 class AgentLedger:
@@ -58,12 +61,12 @@ class AgentLedger:
         self._host = host
 
     def network(self) -> NetworkRecord | None:
-        """The network as it is now; None while no client has opened it."""
-        command = pack(("HMGET", self._keys.network, "epoch", "creator", "initializer", "broken"))
-        epoch, creator, initializer, broken = self._channel.call(command)[0]
+        """The network as it is now; None while nobody has created it."""
+        command = pack(("HMGET", self._keys.network, "epoch", "creator", "initializer", "broken", "kind"))
+        epoch, creator, initializer, broken, kind = self._channel.call(command)[0]
         if epoch is None:
             return None
-        return NetworkRecord(epoch.decode(), creator.decode(), initializer, broken is not None)
+        return NetworkRecord(epoch.decode(), creator.decode(), initializer, broken is not None, kind is not None)
 
     def beat(self, expire_ms: int) -> None:
         """Gives a sign of life.
@@ -88,21 +91,22 @@ class AgentLedger:
             pack(("SADD", k.agent_ids, self._agent_id)),
         )
 
-    def lose_worker(self, loss: Loss, guilty: str, tag: bytes = LOST_TAG) -> tuple[int, int]:
+    def lose_worker(self, loss: Loss, guilty: str, tag: bytes = LOST_TAG, *, how: str = LOST) -> tuple[int, int]:
         """Puts right what a worker held that has ended.
 
         Args:
             loss: How it ended.
             guilty: The task that it was running, which is charged with an attempt; empty for none; `CHARGE_ALL`.
             tag: `TIMEOUT_TAG` or `KILLED_TAG` when the worker was killed to end the guilty task: it is not run again.
+            how: What the worker is from now on, where the network keeps its tasks.
 
         Returns:
             How many tasks were queued again, and how many failed.
         """
-        return _lose_worker(self._channel, self._keys, self._agent_id, loss, guilty, tag=tag, is_reaper=False)
+        return _lose_worker(self._channel, self._keys, self._agent_id, loss, guilty, tag=tag, how=how)
 
     def wanted_ends(self) -> list[str]:
-        """Ids of tasks that somebody wants this agent to end."""
+        """Ids of tasks that somebody wants this agent to end, and what it is to do with workers: see `KILL`."""
         return [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", self._keys.kills(self._agent_id))))[0]]
 
     def forget_ends(self, task_ids: Iterable[str]) -> None:
@@ -172,7 +176,7 @@ class Reaper:
             worker_id = raw.decode()
             host, pid = self._channel.call(pack(("HMGET", k.worker(worker_id), "host", "pid")))[0]
             loss = Loss(worker_id, (host or b"").decode(), int(pid or 0), None, reason)
-            requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, tag=LOST_TAG, is_reaper=True)
+            requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
             if requeued < 0:
                 return False
         command = evalsha("forget_agent", (k.agent_ids, k.heartbeat(agent_id), k.agent_workers(agent_id)), [agent_id])
@@ -195,9 +199,18 @@ def break_network(channel: Channel, keys: Keys, epoch: str, text: str) -> None:
 
 
 def _lose_worker(
-    channel: Channel, keys: Keys, agent_id: str, loss: Loss, guilty: str, *, tag: bytes, is_reaper: bool
+    channel: Channel,
+    keys: Keys,
+    agent_id: str,
+    loss: Loss,
+    guilty: str,
+    *,
+    tag: bytes = LOST_TAG,
+    how: str = LOST,
+    is_reaper: bool = False,
 ) -> tuple[int, int]:
     k, worker_id = keys, loss.worker_id
+    ended = {TERMINATED: k.terminated_worker_ids, KILLED: k.killed_worker_ids, LOST: k.lost_worker_ids}
     command = evalsha(
         "lose_worker",
         (
@@ -208,6 +221,12 @@ def _lose_worker(
             k.queued_tasks,
             k.bell,
             k.heartbeat(agent_id),
+            k.network,
+            k.failed_tasks,
+            k.ends,
+            k.worker_queue(worker_id),
+            k.worker_bell(worker_id),
+            ended[how],
         ),
         [
             worker_id,
@@ -219,6 +238,8 @@ def _lose_worker(
             k.inbox(),
             k.blob(),
             tag,
+            how,
+            loss.reason,
         ],
     )
     requeued, failed = channel.call(command)[0]

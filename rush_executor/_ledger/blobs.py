@@ -7,13 +7,14 @@ has a TTL: a process that dies in between leaves nothing for ever.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import pack
 from rush_executor._protocol.keys import Keys
 
-__all__ = ["CHUNK_SIZE", "LARGE_PAYLOAD", "delete_command", "read_blob", "write_blob"]
+__all__ = ["CHUNK_SIZE", "LARGE_PAYLOAD", "blob_commands", "delete_command", "read_blob", "write_blob"]
 
 # From here on a payload leaves the record. Below, the extra round trip (0.1 ms) costs more than the copies in Lua.
 LARGE_PAYLOAD: Final = 256 * 1024
@@ -34,13 +35,21 @@ def write_blob(channel: Channel, keys: Keys, blob_id: str, payload: bytes, *, ch
         payload: Any size.
         chunk_size: Bytes per chunk; tests set it low.
     """
+    for commands in blob_commands(keys, blob_id, payload, chunk_size=chunk_size):
+        channel.call(*commands)
+
+
+def blob_commands(
+    keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE
+) -> Iterator[tuple[bytes, ...]]:
+    """Packs what writes a payload, chunk by chunk; see `write_blob`."""
     key = keys.blob(blob_id)
     view = memoryview(payload)
     # The TTL goes first, in one small packet: who is killed in the middle of a chunk leaves nothing without one. NX: a
     # blob that is written again may be being read.
-    channel.call(pack(("HSETNX", key, "0", b"")), pack(("PEXPIRE", key, _UNLINKED_MS)))
+    yield pack(("HSETNX", key, "0", b"")), pack(("PEXPIRE", key, _UNLINKED_MS))
     for number, start in enumerate(range(0, len(view), chunk_size)):
-        channel.call(
+        yield (
             pack(("HSET", key, str(number), view[start : start + chunk_size])),
             pack(("PEXPIRE", key, _UNLINKED_MS)),
         )

@@ -10,11 +10,13 @@ A channel belongs to one thread at a time; whoever shares one brings a lock.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import redis
@@ -43,7 +45,17 @@ from rush_executor._config import redact
 from rush_executor._ledger.scripts import load_commands, pack
 from rush_executor.errors import NetworkLostError, ServerError
 
-__all__ = ["BLOCK_S", "Channel", "NetworkGone", "Refused", "WorkerGone", "check_server", "connect", "open_pool"]
+__all__ = [
+    "BLOCK_S",
+    "Channel",
+    "NetworkGone",
+    "Refused",
+    "WorkerGone",
+    "WrongKind",
+    "check_server",
+    "connect",
+    "open_pool",
+]
 
 # The longest that a blocking command waits at the server; it is also how often what no bell told is looked for.
 BLOCK_S = 1.0
@@ -53,6 +65,7 @@ REPLY_TIMEOUT_S = 7.0
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 2.0
 _LARGE = 1 << 18
+_MOST_UNANSWERED = 4
 _MUTE = pack(("CLIENT", "REPLY", "SKIP"))
 _ECHOES = ("heard", "muted")
 _OLDEST_REDIS = (6, 2)
@@ -73,6 +86,10 @@ class WorkerGone(Exception):
 
 class Refused(Exception):
     """The server calls a command wrong or forbids it: no later try would fare better."""
+
+
+class WrongKind(Refused):
+    """The network is of the other kind: an executor's, or one that keeps its tasks."""
 
 
 def open_pool(url: str) -> redis.ConnectionPool:
@@ -188,6 +205,35 @@ class Channel:
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
+    def call_each(self, commands: Iterable[bytes]) -> None:
+        """Sends commands one after the other while they are being made; raises as `call`, when all were sent.
+
+        The server works on one while the next is packed. Each is safe to send twice, and none needs another's answer.
+        """
+        unanswered: deque[bytes] = deque()
+        try:
+            for command in commands:
+                self._send((command,))
+                unanswered.append(command)
+                # Whatever was answered meanwhile: never so much that both ends wait for the other to read.
+                if len(unanswered) > _MOST_UNANSWERED:
+                    [reply] = self._read(1)
+                    _check([reply])
+                    unanswered.popleft()
+                self._is_open_question = False
+            while unanswered:
+                [reply] = self._read(1)
+                _check([reply])
+                unanswered.popleft()
+        except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError):
+            # One by one, with patience. Answers to what was sent may still come: this connection is of no use.
+            self._connection.disconnect()
+            for command in itertools.chain(tuple(unanswered), commands):
+                self.call(command)
+        except BaseException:
+            self._connection.disconnect()
+            raise
+
     def post(self, command: bytes) -> None:
         """Sends a command that gets no answer: nobody is woken by it, and nobody learns whether it arrived.
 
@@ -270,6 +316,8 @@ def _raise(error: RedisError) -> None:
         raise NetworkGone(text)
     if text.startswith("WORKERGONE"):
         raise WorkerGone(text)
+    if text.startswith("WRONGKIND"):
+        raise WrongKind(text)
     if isinstance(error, _NOT_NOW_CLASSES) or _NOT_NOW.match(text):
         raise _NotNow(text)
     raise Refused(text) from error

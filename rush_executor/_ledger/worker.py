@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,11 +23,13 @@ class Outcome(NamedTuple):
         claim: The task, and which attempt at it.
         is_failure: Whether `body` is a failure.
         body: Sealed result or failure.
+        more: What is to be known beside it, sealed; only where the network keeps its tasks.
     """
 
     claim: Claim
     is_failure: bool
     body: bytes
+    more: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +55,25 @@ class WorkerLedger:
         keys: Of the network.
         worker_id: The worker.
         epoch: Which creation of the network it was started for.
+        keeps: Whether the network keeps its tasks.
     """
 
-    def __init__(self, channel: Channel, keys: Keys, worker_id: str, epoch: str) -> None:
+    def __init__(self, channel: Channel, keys: Keys, worker_id: str, epoch: str, *, keeps: bool = False) -> None:
         self._channel = channel
         self._keys = keys
         self._worker_id = worker_id
         k = keys
         self._running_key = k.running_tasks(worker_id)
-        self._claim_keys = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
+        self._claim_keys: tuple[str, ...] = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
         self._claim_args = [epoch, worker_id]
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
         self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
-        self._wait = pack(("BLPOP", k.bell, str(BLOCK_S)))
+        self._keeps = keeps
+        self._bells: tuple[str, ...] = (k.bell,)
+        if keeps:
+            self._claim_keys += (k.worker_queue(worker_id),)
+            self._bells = (k.worker_bell(worker_id), k.bell)
+        self._wait = self._wait_for(BLOCK_S)
         self._can_mute = False
         # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
         # the same blob: a new one would be refused with it, and nobody would delete it.
@@ -78,21 +86,27 @@ class WorkerLedger:
             WorkerGone: Its agent has not announced it, or has been taken for dead since.
         """
         k = self._keys
-        keys = (k.worker(self._worker_id), k.worker_ids, k.agent_workers(agent_id))
+        keys: tuple[str, ...] = (k.worker(self._worker_id), k.worker_ids, k.agent_workers(agent_id))
+        if self._keeps:
+            keys += (k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids)
         self._can_mute = self._channel.can_mute()
         self._channel.call(evalsha("register_worker", keys, [self._worker_id, agent_id, host, pid]))
 
-    def exchange(self, outcomes: Sequence[Outcome], *, limit: int, wait: bool) -> Claimed:
+    def exchange(
+        self, outcomes: Sequence[Outcome], *, limit: int, wait: bool, wait_s: float = BLOCK_S, known: Iterable[str] = ()
+    ) -> Claimed:
         """Hands in outcomes and claims, in one round trip.
 
         Args:
             outcomes: Of tasks that this worker has run.
             limit: How many tasks to claim at most.
-            wait: Whether to wait for the bell first, up to `BLOCK_S`. The claim stands behind the bell in the same
+            wait: Whether to wait for the bell first. The claim stands behind the bell in the same
                 packet, and the server runs it when the bell rings: waking up costs no second trip.
+            wait_s: For how long, at most `BLOCK_S`.
+            known: Tasks that this worker holds; others that it holds by the ledger are given to it again.
         """
-        commands = [self._wait] if wait else []
-        args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes]
+        commands = ([self._wait] if wait_s == BLOCK_S else [self._wait_for(wait_s)]) if wait else []
+        args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes, *known]
         commands.append(evalsha("claim_tasks", self._claim_keys, args))
         finish = self._finish(outcomes) if outcomes else b""
         is_muted = bool(finish) and self._can_mute
@@ -158,22 +172,36 @@ class WorkerLedger:
         """Ends the connection."""
         self._channel.close()
 
+    def _wait_for(self, seconds: float) -> bytes:
+        # Not 0, which would be for ever.
+        return pack(("BLPOP", *self._bells, f"{max(seconds, 0.001):.3f}"))
+
     def _finish(self, outcomes: Sequence[Outcome]) -> bytes:
         args: list[str | bytes | float] = [*self._finish_args]
+        if not self._keeps:
+            for outcome in outcomes:
+                claim = outcome.claim
+                args += (claim.task_id, claim.attempt, self._tagged(outcome))
+            return evalsha("finish_tasks", (self._running_key,), args)
+        k = self._keys
+        args = [self._worker_id, k.task(), k.blob()]
         for outcome in outcomes:
-            claim, body = outcome.claim, outcome.body
-            if len(body) < LARGE_PAYLOAD:
-                tag = FAILED_TAG if outcome.is_failure else FINISHED_TAG
-                args += (claim.task_id, claim.attempt, tag + body)
-            else:
-                blob_id = self._written.get((claim.task_id, claim.attempt))
-                if blob_id is None:
-                    blob_id = new_id()
-                    write_blob(self._channel, self._keys, blob_id, body)
-                    self._written[claim.task_id, claim.attempt] = blob_id
-                tag = FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG
-                args += (claim.task_id, claim.attempt, tag + blob_id.encode())
-        return evalsha("finish_tasks", (self._running_key,), args)
+            claim = outcome.claim
+            # Attempt 0: the one that runs.
+            args += (claim.task_id, claim.attempt or "", self._tagged(outcome), outcome.more)
+        return evalsha("keep_outcomes", (self._running_key, k.finished_tasks, k.failed_tasks, k.ends), args)
+
+    def _tagged(self, outcome: Outcome) -> bytes:
+        """What is written for an outcome: its body, or the name of the blob that holds it."""
+        claim, body = outcome.claim, outcome.body
+        if len(body) < LARGE_PAYLOAD:
+            return (FAILED_TAG if outcome.is_failure else FINISHED_TAG) + body
+        blob_id = self._written.get((claim.task_id, claim.attempt))
+        if blob_id is None:
+            blob_id = new_id()
+            write_blob(self._channel, self._keys, blob_id, body)
+            self._written[claim.task_id, claim.attempt] = blob_id
+        return (FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG) + blob_id.encode()
 
 
 def _claim(task_id: str, attempt: int, payload: bytes, blob_id: str, limits: bytes) -> Claim:

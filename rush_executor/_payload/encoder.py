@@ -126,8 +126,15 @@ class Encoder:
         del args, kwargs, content, suspects
         raise failure
 
-    def encode_initializer(self, fn: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
-        """Makes the payload of a worker's initializer.
+    def encode_initializer(
+        self, fn: Callable[..., object], initargs: tuple[Any, ...], *, what: str = "initializer"
+    ) -> bytes:
+        """Makes the payload of a worker's initializer, or of what else it is to run.
+
+        Args:
+            fn: The function.
+            initargs: Its arguments.
+            what: What to call it in an error.
 
         Raises:
             PayloadError: The function or one of its arguments cannot be pickled.
@@ -138,9 +145,9 @@ class Encoder:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             name = name_of(fn)
-            suspects = [Suspect(f"initializer {name}()", name, fn)]
+            suspects = [Suspect(f"{what} {name}()", name, fn)]
             suspects += [Suspect(f"initarg {i + 1} of {name}()", f"initargs[{i}]", a) for i, a in enumerate(initargs)]
-            failure = cannot_pickle(suspects, f"initializer {name}()", error, passes=_PASSES)
+            failure = cannot_pickle(suspects, f"{what} {name}()", error, passes=_PASSES)
         del fn, initargs, suspects
         raise failure
 

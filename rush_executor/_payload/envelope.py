@@ -29,6 +29,9 @@ _SUBJECTS: Final = {
     "initializer": "the initializer",
     "finished": "the result of task {}",
     "failed": "the failure of task {}",
+    "xs": "the inputs of task {}",
+    "ys": "the results of task {}",
+    "extra": "what is to be known of task {}",
 }
 
 

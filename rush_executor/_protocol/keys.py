@@ -2,22 +2,32 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken` | last client |
+| `network` | hash | `kind` (tasks; none for an executor's), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue) | last client; reset |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client; has a TTL |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `timeout` (s), `blob` | finish, cancel |
-| `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client |
-| `bell` | list | a token for each worker that may be asleep while tasks are queued | last client |
-| `worker_ids` | set | workers that have joined | worker's agent |
-| `worker:<worker>` | hash | `agent`, `host`, `pid` | worker's agent |
-| `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset |
+| `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
+| `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
+| `bell` | list | a token for each worker that may be asleep while tasks are queued | last client; reset |
+| `worker_bell:<worker>` | list | as `bell`, for the worker's own queue | its end; reset |
+| `all_tasks` | list | ids of tasks that the network keeps, as they were created | reset |
+| `finished_tasks` | list | those that have finished, in this order | reset |
+| `failed_tasks` | set | those that have failed | retry; reset |
+| `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
+| `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |
+| `worker_ids` | set | workers that have joined | worker's agent; reset |
+| `worker:<worker>` | hash | `agent`, `host`, `pid`; in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
+| `terminated_worker_ids` | set | workers that have left | its next start; reset |
+| `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
+| `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |
+| `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent; reset |
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
-| `kills:<agent>` | set | running tasks that this agent is asked to end; also the channel on which it is told | the agent; has a TTL |
+| `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; has a TTL |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
-| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it |
+| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it; reset |
 
 All keys of a network carry one hash tag, so that a network lives in one slot of a cluster.
 """
@@ -89,6 +99,44 @@ class Keys:
     @property
     def agent_ids(self) -> str:
         return f"{self.prefix}agent_ids"
+
+    @property
+    def all_tasks(self) -> str:
+        return f"{self.prefix}all_tasks"
+
+    @property
+    def finished_tasks(self) -> str:
+        return f"{self.prefix}finished_tasks"
+
+    @property
+    def failed_tasks(self) -> str:
+        return f"{self.prefix}failed_tasks"
+
+    @property
+    def ends(self) -> str:
+        return f"{self.prefix}ends"
+
+    @property
+    def start_args(self) -> str:
+        return f"{self.prefix}start_args"
+
+    @property
+    def terminated_worker_ids(self) -> str:
+        return f"{self.prefix}terminated_worker_ids"
+
+    @property
+    def killed_worker_ids(self) -> str:
+        return f"{self.prefix}killed_worker_ids"
+
+    @property
+    def lost_worker_ids(self) -> str:
+        return f"{self.prefix}lost_worker_ids"
+
+    def worker_queue(self, worker_id: str = "") -> str:
+        return f"{self.prefix}worker_queue:{worker_id}"
+
+    def worker_bell(self, worker_id: str = "") -> str:
+        return f"{self.prefix}worker_bell:{worker_id}"
 
     def task(self, task_id: str = "") -> str:
         """The record of a task; without an id the part that all such keys begin with."""

@@ -21,14 +21,22 @@ __all__ = [
     "FAILED_TAG",
     "FINISHED_BLOB_TAG",
     "FINISHED_TAG",
+    "KILL",
     "KILLED_TAG",
     "LOST_TAG",
+    "REMOVED_TAG",
+    "TERMINATE",
     "TIMEOUT_TAG",
     "Claim",
     "Loss",
     "NewTask",
     "TaskOptions",
 ]
+
+# What an agent may be asked to do with a worker: the wish is such a word, a colon and the worker's id. A wish without
+# one is a task that is to be ended.
+TERMINATE = "terminate"
+KILL = "kill"
 
 FINISHED_TAG = b"F"
 FAILED_TAG = b"E"
@@ -40,6 +48,8 @@ LOST_TAG = b"L"
 TIMEOUT_TAG = b"T"
 KILLED_TAG = b"K"
 CANCELLED_TAG = b"C"
+# Taken out of the queue of a network that keeps its tasks.
+REMOVED_TAG = b"X"
 # Not the end of one task: the network is broken, e.g. its initializer fails. The task id beside it is empty.
 BROKEN_TAG = b"B"
 # Not the end of one task either: how many workers were lost over it. It stands before the outcome.

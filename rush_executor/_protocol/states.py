@@ -10,13 +10,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CANCELLED", "FAILED", "FINISHED", "QUEUED", "RUNNING", "TERMINAL_STATES", "TRANSITIONS", "Transition"]
+__all__ = [
+    "CANCELLED",
+    "FAILED",
+    "FINISHED",
+    "KILLED",
+    "LOST",
+    "QUEUED",
+    "RUNNING",
+    "TERMINAL_STATES",
+    "TERMINATED",
+    "TRANSITIONS",
+    "Transition",
+]
 
 QUEUED = "queued"
 RUNNING = "running"
 FINISHED = "finished"
 FAILED = "failed"
 CANCELLED = "cancelled"
+
+# How a worker has ended, in a network that keeps that: it left; it was stopped without waiting for its task; otherwise.
+TERMINATED = "terminated"
+KILLED = "killed"
+LOST = "lost"
 
 TERMINAL_STATES = frozenset({FINISHED, FAILED, CANCELLED})
 
@@ -42,10 +59,18 @@ class Transition:
 
 TRANSITIONS: tuple[Transition, ...] = (
     Transition("", "push", QUEUED, "client", "push_tasks"),
+    Transition("", "push, kept", QUEUED, "anybody", "create_tasks"),
+    Transition("", "push_running", RUNNING, "worker", "create_tasks"),
+    Transition("", "push_finished", FINISHED, "anybody", "create_tasks"),
+    Transition("", "push_failed", FAILED, "anybody", "create_tasks"),
     Transition(QUEUED, "claim", RUNNING, "worker", "claim_tasks"),
     Transition(QUEUED, "cancel", CANCELLED, "client", "cancel_tasks"),
+    Transition(QUEUED, "remove, kept", FAILED, "anybody", "remove_tasks"),
     Transition(RUNNING, "finish", FINISHED, "worker that holds this attempt", "finish_tasks"),
     Transition(RUNNING, "fail", FAILED, "worker that holds this attempt", "finish_tasks"),
+    Transition(RUNNING, "finish, kept", FINISHED, "worker that holds this attempt", "keep_outcomes"),
+    Transition(RUNNING, "fail, kept", FAILED, "worker that holds this attempt", "keep_outcomes"),
+    Transition(FAILED, "retry, kept", QUEUED, "anybody", "retry_tasks"),
     Transition(RUNNING, "release, not started", QUEUED, "worker that holds this attempt", "release_tasks"),
     Transition(RUNNING, "worker lost, not started", QUEUED, "agent or reaper", "lose_worker"),
     Transition(RUNNING, "worker lost, attempts left", QUEUED, "agent or reaper", "lose_worker"),

@@ -16,12 +16,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone, Refused, WorkerGone
 from rush_executor._ledger.worker import Outcome, WorkerLedger
-from rush_executor._payload import Decoder, run_chunk
+from rush_executor._payload import Call, run_chunk
 from rush_executor._protocol.ids import client_of
 from rush_executor._protocol.records import Claim
 from rush_executor._protocol.slots import Slot
@@ -42,6 +42,16 @@ _OWN_FRAMES: Final = 2
 _LOOKED_AT_S: Final = 1.0
 
 
+class PayloadDecoder(Protocol):
+    """What opens the tasks of a worker and packs their outcomes: `Decoder`, or what makes rows of them."""
+
+    def function_key(self, payload: bytes) -> bytes: ...
+    def decode_call(self, client_id: str, task_id: str, payload: bytes) -> Call: ...
+    def encode_result(self, task_id: str, value: Any) -> bytes: ...
+    def encode_chunk(self, task_id: str, values: list[Any], failure: BaseException | None) -> bytes: ...
+    def encode_failure(self, task_id: str, exc: BaseException, *, trim: int = 0) -> bytes: ...
+
+
 class LeaveNow(BaseException):
     """Raised by a signal handler in a worker that is waiting for work."""
 
@@ -56,17 +66,19 @@ class TaskLoop:
         slot: Where the agent reads what is being run.
         max_tasks: Leave after so many tasks; None for never.
         wake_fd: A byte written here has the agent look at the slot.
+        is_over: Asked when the queue was found empty: whether the worker is to leave; None for never.
     """
 
     def __init__(
         self,
         ledger: WorkerLedger,
         lock: threading.Lock,
-        decoder: Decoder,
+        decoder: PayloadDecoder,
         slot: Slot,
         *,
         max_tasks: int | None,
         wake_fd: int,
+        is_over: Callable[[], bool] | None = None,
     ) -> None:
         self.lock = lock
         self.held: deque[Claim] = deque()
@@ -84,6 +96,7 @@ class TaskLoop:
         self._slot = slot
         self._tasks_left = max_tasks
         self._wake_fd = wake_fd
+        self._is_over = is_over
         self._pace = Pace()
         self._n_queued = 1
         self._oldest_outcome_at = 0.0
@@ -166,6 +179,8 @@ class TaskLoop:
                 raise
             self.is_waiting = False
         self._n_queued = claimed.n_queued
+        if self._is_over is not None and not claimed.claims and self._is_over():
+            self.is_leaving = True
         if claimed.refused:
             _tell_refused(claimed.refused)
         if claimed.claims:

@@ -14,7 +14,7 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import NetworkRecord, break_network
@@ -27,7 +27,14 @@ from rush_executor._worker.courier import start_courier
 from rush_executor._worker.loop import LeaveNow, TaskLoop
 from rush_executor.errors import NetworkLostError
 
-__all__ = ["EXIT_INITIALIZER", "WorkerSettings", "run_worker"]
+__all__ = [
+    "EXIT_INITIALIZER",
+    "Interruptible",
+    "WorkerSettings",
+    "install_signal_handlers",
+    "run_worker",
+    "watch_forks",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +93,8 @@ def run_worker(settings: WorkerSettings) -> int:
         if not faulthandler.is_enabled():
             # Where a crash was: the client is told the last lines of stderr.
             faulthandler.enable(2, all_threads=False)
-        _install_signal_handlers(loop)
-        _watch_forks(channel, loop)
+        install_signal_handlers(loop)
+        watch_forks(channel, loop)
         start_courier(loop)
         loop.run()
     except (LeaveNow, NetworkGone, WorkerGone, NetworkLostError) as reason:
@@ -109,7 +116,25 @@ def _initialize(decoder: Decoder, record: NetworkRecord) -> str | None:
     return None
 
 
-def _install_signal_handlers(loop: TaskLoop) -> None:
+class Interruptible(Protocol):
+    """What the signals of a worker's process are about.
+
+    Attributes:
+        is_leaving: It was told to end.
+        is_waiting: It waits for work: nothing is lost if that is broken off.
+        is_in_task: It runs a user's code.
+        is_copy: This process is a child that a task has forked, and no worker.
+    """
+
+    is_leaving: bool
+    is_waiting: bool
+    is_in_task: bool
+    is_copy: bool
+
+
+def install_signal_handlers(loop: Interruptible) -> None:
+    """Has SIGTERM and SIGINT do what people expect of them."""
+
     def leave(signum: int, _frame: FrameType | None) -> None:
         """SIGTERM: finish the running task, hand back the rest, leave; a second one means now."""
         if loop.is_leaving:
@@ -127,7 +152,7 @@ def _install_signal_handlers(loop: TaskLoop) -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _watch_forks(channel: Channel, loop: TaskLoop) -> None:
+def watch_forks(channel: Channel, loop: Interruptible) -> None:
     """Has a process that a task forks be no worker: signals and the connection are not its own.
 
     The two signals wait meanwhile: one that a child gets while it still has the worker's handlers would be swallowed,

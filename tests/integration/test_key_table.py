@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._ledger.tasks import KeptTask, TaskLedger
+from rush_executor._ledger.worker import Outcome, WorkerLedger
+from rush_executor._protocol.records import Claim, Loss
+from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 from tests.integration.rig import Rig
 from tests.key_table import key_rows
 
@@ -21,7 +26,8 @@ def check(rig: Rig, seen: set[str], fields: dict[str, set[str]]) -> None:
         row = ROWS[name]
         assert bool(of) == bool(row.of), key
         assert rig.redis.type(key).decode() == row.type, key
-        if row.type == "hash" and name not in ("functions", "blob"):
+        # The fields of the others are ids.
+        if row.type == "hash" and name not in ("functions", "blob", "start_args"):
             fields.setdefault(name, set()).update(field.decode() for field in rig.redis.hkeys(key))
         if name in ("client", "inbox", "functions", "heartbeat", "kills"):
             assert row.has_ttl
@@ -31,6 +37,69 @@ def check(rig: Rig, seen: set[str], fields: dict[str, set[str]]) -> None:
 
 def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
     """Through all that can happen to a task: no key, type or field that the table does not tell, and none missing."""
+    seen, fields = executors_story(rig)
+    kept_seen, kept_fields = keepers_story(rig)
+    assert seen | kept_seen == ROWS.keys(), "the stories leave out a key, or the table has one too many"
+    for name in fields.keys() | kept_fields.keys():
+        found = fields.get(name, set()) | kept_fields.get(name, set())
+        assert found == ROWS[name].fields, f"fields of {name}"
+
+
+def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
+    """All that can happen to a task that the network keeps."""
+    ledger = TaskLedger(rig.channel(), rig.keys)
+    seen: set[str] = set()
+    fields: dict[str, set[str]] = {}
+    agent = rig.agent()
+    large = b"x" * LARGE_PAYLOAD
+    workers: list[WorkerLedger] = []
+
+    def join(worker_id: str) -> None:
+        agent.ledger.announce_worker(worker_id)
+        worker = WorkerLedger(rig.channel(), rig.keys, worker_id, ledger.found(), keeps=True)
+        worker.register(agent.id, "host", 4711)
+        workers.append(worker)
+
+    def claim(worker: int) -> Claim:
+        return workers[worker].exchange([], limit=1, wait=False).claims[0]
+
+    def lose(worker_id: str, how: str) -> None:
+        agent.ledger.lose_worker(Loss(worker_id, "host", 4711, 1, "reason"), "*", how=how)
+
+    def task(name: str, **more: Any) -> list[KeptTask]:
+        return [KeptTask(name, b"xs", **more)]
+
+    steps: list[Callable[[], object]] = [
+        ledger.found,
+        lambda: ledger.set_terminate_on_idle(wanted=True),
+        lambda: ledger.write_start("start", b"loop"),
+        *(lambda name=name: join(name) for name in ("w1", "w2", "w3")),
+        lambda: ledger.create("queued", [KeptTask("a", large, b"extra", timeout_s=9.5)]),
+        lambda: workers[0].finish([Outcome(claim(0), False, large, b"more")]),
+        lambda: ledger.create("queued", task("b", max_retries=1)),
+        lambda: workers[0].finish([Outcome(claim(0), True, b"failure")]),
+        lambda: ledger.retry([("b", b"")], ignore_max_retries=False),
+        lambda: ledger.create("queued", task("c", worker_id="w2")),
+        lambda: ledger.create("running", task("d"), "w3"),
+        lambda: ledger.create("finished", task("e", outcome=b"ys")),
+        lambda: ledger.create("failed", task("f", outcome=b"failure")),
+        lambda: ledger.remove("removed"),
+        lambda: lose("w1", TERMINATED),
+        lambda: lose("w2", KILLED),
+        lambda: lose("w3", LOST),
+    ]
+    for step in steps:
+        step()
+        check(rig, seen, fields)
+    for worker in workers:
+        worker.close()
+    ledger.reset()
+    assert not [key for key in rig.dump() if "agent" not in key]
+    return seen, fields
+
+
+def executors_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
+    """All that can happen to an executor's task."""
     client, worker, agent = rig.client(), rig.worker(), rig.agent()
     seen: set[str] = set()
     fields: dict[str, set[str]] = {}
@@ -52,10 +121,9 @@ def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
     for step in steps:
         step()
         check(rig, seen, fields)
-    assert seen == ROWS.keys(), "the story leaves out a key, or the table has one too many"
-    for name, found in fields.items():
-        assert found == ROWS[name].fields, f"fields of {name}"
     for _, outcome in client.drain():
         if outcome[:1] == b"f":
             client.downlink.receive(client.position, done_blobs=[outcome[1:].decode()], wait=False)
     assert not [key for key in rig.dump() if key.startswith("blob")]
+    rig.leave()
+    return seen, fields

@@ -1,15 +1,18 @@
 -- Purpose: a worker has ended, well or badly: put right what it held.
 -- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 bell,
---       7 heartbeat:<agent>
+--       7 heartbeat:<agent>, 8 network, 9 failed_tasks, 10 ends, 11 worker_queue:<worker>, 12 worker_bell:<worker>,
+--       13 terminated_, killed_ or lost_worker_ids
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
---       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it
+--       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
+--       10 terminated, killed or lost, 11 the same in words
 -- Returns: {tasks queued again, tasks failed}; {-1, -1} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
--- A task whose client is gone does not go back, it is dropped.
+-- A task whose client is gone does not go back, it is dropped. A network that keeps its tasks keeps the worker's record, and
+-- what was queued for this worker alone is queued for all.
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
   return {-1, -1}
 end
@@ -18,9 +21,17 @@ local ranked = {}
 local failed = 0
 local held = redis.call('SMEMBERS', KEYS[1])
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('SREM', KEYS[3], ARGV[1])
-redis.call('SREM', KEYS[4], ARGV[1])
+local keeps = redis.call('HGET', KEYS[8], 'kind') == 'tasks'
+redis.call('DEL', KEYS[1], KEYS[12])
+local was_there = redis.call('SREM', KEYS[4], ARGV[1]) + redis.call('SREM', KEYS[3], ARGV[1]) > 0
+local time
+if not keeps then
+  redis.call('DEL', KEYS[2])
+elseif was_there then
+  time = now()
+  redis.call('HSET', KEYS[2], 'state', ARGV[10], 'ended_at', time, 'reason', ARGV[11])
+  redis.call('SADD', KEYS[13], ARGV[1])
+end
 for _, id in ipairs(held) do
   local key = ARGV[5] .. id
   local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
@@ -33,9 +44,15 @@ for _, id in ipairs(held) do
     local client = task[5]
     if not is_there(client) then
       drop(key, ARGV[8], task[6])
-    elseif losses > tonumber(task[4]) or (is_guilty and ARGV[9] ~= 'L') then
-      drop(key, ARGV[8], task[6])
-      deliver(ARGV[6] .. client, ARGV[7] .. client, {id, (is_guilty and ARGV[9] or 'L') .. losses .. ' ' .. ARGV[4]})
+    elseif losses > tonumber(task[4] or '0') or (is_guilty and ARGV[9] ~= 'L') then
+      local outcome = (is_guilty and ARGV[9] or 'L') .. losses .. ' ' .. ARGV[4]
+      if client then
+        drop(key, ARGV[8], task[6])
+        deliver(ARGV[6] .. client, ARGV[7] .. client, {id, outcome})
+      else
+        redis.call('HSET', key, 'losses', losses)
+        kept_failure(key, id, KEYS[9], outcome, time or now())
+      end
       failed = failed + 1
     else
       redis.call('HSET', key, 'state', 'queued', 'losses', losses)
@@ -43,6 +60,19 @@ for _, id in ipairs(held) do
       ranked[#ranked + 1] = task[2]
       ranked[#ranked + 1] = id
     end
+  end
+end
+if keeps then
+  local own = redis.call('ZRANGE', KEYS[11], 0, -1, 'WITHSCORES')
+  for i = 1, #own, 2 do
+    redis.call('ZADD', KEYS[5], own[i + 1], own[i])
+  end
+  redis.call('DEL', KEYS[11])
+  if #own > 0 then
+    ring(KEYS[6], KEYS[3], #own / 2)
+  end
+  if failed > 0 then
+    tell_ends(KEYS[10])
   end
 end
 if #ranked > 0 then

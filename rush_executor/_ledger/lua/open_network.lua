@@ -5,7 +5,11 @@
 --       initializer it is, which another client may put back after the server has lost its data
 -- Returns: {epoch, creator's client id, broken ('' if not), initializer}
 -- Row: none (no task changes state). Sent twice: the second finds the network of the first and answers the same.
+-- Loser: WRONGKIND when the network is not an executor's.
 -- A network whose clients are all gone is a leftover: its queue is emptied and it gets a new epoch.
+if redis.call('HGET', KEYS[1], 'kind') then
+  return redis.error_reply('WRONGKIND the network keeps its tasks')
+end
 clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7])
 if redis.call('SCARD', KEYS[2]) == 0 then
   for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do

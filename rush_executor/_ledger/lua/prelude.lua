@@ -29,10 +29,14 @@ local function drop(key, blob_prefix, blob)
 end
 
 -- client_check: a function that says whether a client is there, and asks the server once for each. What a client that is
--- gone had queued goes nowhere any more: once the last client has left, nobody would ever take it away.
+-- gone had queued goes nowhere any more: once the last client has left, nobody would ever take it away. A task without a
+-- client is the network's own, which keeps it.
 local function client_check(client_prefix)
   local known = {}
   return function(client)
+    if not client then
+      return true
+    end
     if known[client] == nil then
       known[client] = redis.call('EXISTS', client_prefix .. client) == 1
     end
@@ -57,4 +61,21 @@ local function ring(bell, worker_ids, n)
   for _ = 1, missing do
     redis.call('RPUSH', bell, '1')
   end
+end
+
+-- now: the server's clock, in seconds.
+local function now()
+  local time = redis.call('TIME')
+  return string.format('%s.%06d', time[1], time[2])
+end
+
+-- tell_ends: tasks that the network keeps have ended; wake all who wait for that.
+local function tell_ends(ends)
+  redis.call('XADD', ends, 'MAXLEN', 1, '*', '', '')
+end
+
+-- kept_failure: a task that the network keeps has failed.
+local function kept_failure(key, id, failed_tasks, outcome, time)
+  redis.call('HSET', key, 'state', 'failed', 'outcome', outcome, 'ended_at', time)
+  redis.call('SADD', failed_tasks, id)
 end

@@ -23,7 +23,8 @@ until #entries == 0
 redis.call('SREM', KEYS[2], ARGV[1])
 redis.call('UNLINK', KEYS[3], KEYS[4], KEYS[5])
 clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7])
-if redis.call('SCARD', KEYS[2]) > 0 then
+if redis.call('SCARD', KEYS[2]) > 0 or redis.call('HEXISTS', KEYS[1], 'kind') == 1 then
+  -- One that keeps its tasks needs no client.
   return 0
 end
 local popped = redis.call('ZPOPMIN', KEYS[6], ARGV[4])

@@ -1,4 +1,4 @@
-"""The crew: the agent process of an executor, and the private server if it has one.
+"""The crew: the agent process of an executor or a manager, and the private server if it has one.
 
 The client starts both and is the only one that they live for. A pipe from here to the agent stays open as long as this
 process lives: when it closes without a word, this process was killed, and the agent ends the workers and the server.
@@ -47,7 +47,7 @@ def read(n):
 sys.path[:], sys.argv[:], authkey = json.loads(read(int.from_bytes(read(8), "big")))
 import multiprocessing
 multiprocessing.current_process().authkey = bytes.fromhex(authkey)
-from rush_executor._executor.agent_process import main
+from rush_executor._crew.agent_process import main
 main(fd)
 """
 
@@ -107,6 +107,10 @@ class Crew:
         logger.warning("the agent of %d workers ended with code %s; started another", settings.n_workers, agent.poll())
         self._settings = successor
         return settings.agent_id
+
+    def is_alive(self) -> bool:
+        """Whether the agent is there."""
+        return self._agent is not None and self._agent.poll() is None
 
     def stop(self, *, now: bool) -> str | None:
         """Ends the agent and its workers: after what they run, or now.

@@ -50,15 +50,18 @@ def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = N
 
 
 def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, slot: Slot, wake_fd: int) -> int:
-    return run_worker(
-        WorkerSettings(
-            config=settings.config,
-            record=network,
-            agent_id=settings.agent_id,
-            worker_id=worker_id,
-            host=socket.gethostname(),
-            max_tasks=settings.max_tasks_per_child,
-            slot=slot,
-            wake_fd=wake_fd,
-        )
+    worker = WorkerSettings(
+        config=settings.config,
+        record=network,
+        agent_id=settings.agent_id,
+        worker_id=worker_id,
+        host=socket.gethostname(),
+        max_tasks=settings.max_tasks_per_child,
+        slot=slot,
+        wake_fd=wake_fd,
     )
+    if network.keeps:
+        from rush_executor._rush_worker.main import run_rush_worker  # noqa: PLC0415 - most agents need none of it
+
+        return run_rush_worker(worker, settings.start_id)
+    return run_worker(worker)

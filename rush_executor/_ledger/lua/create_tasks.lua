@@ -1,0 +1,79 @@
+-- Purpose: make tasks that the network keeps, in any state.
+-- KEYS: 1 network, 2 all_tasks, 3 queued_tasks, 4 bell, 5 worker_ids, 6 finished_tasks, 7 failed_tasks, 8 ends,
+--       9 running_tasks:<worker>
+-- ARGV: 1 epoch, 2 state, 3 worker id ('' for none), 4-7 prefixes of task:, blob:, worker_queue:, worker_bell:,
+--       then for each task: id, priority, worker for which it is queued ('' for any), blob ids ('' or ids, with blanks),
+--       number of fields and values that follow, fields and values of the record
+-- Returns: how many were made
+-- Row: - push -> queued; - push_running, push_finished, push_failed -> running, finished, failed.
+-- Loser: NETWORKGONE when the network is not the one that the caller knows; WORKERGONE when a worker that has been taken
+--   for lost makes running tasks: nobody would ever end them.
+-- Sent twice: the record of a task is there already, and the task is passed over.
+-- A task for a worker that is not there (any more) is queued for all.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+  return redis.error_reply('NETWORKGONE the network is not the one that was joined here')
+end
+local state, worker = ARGV[2], ARGV[3]
+if state == 'running' and redis.call('SISMEMBER', KEYS[5], worker) == 0 then
+  return redis.error_reply('WORKERGONE this worker has been taken for lost')
+end
+local time = now()
+local sequence = 0
+if state == 'queued' then
+  -- More than are needed, but none twice.
+  sequence = redis.call('HINCRBY', KEYS[1], 'sequence', #ARGV) - #ARGV
+end
+local made, ranked, n_for = {}, {}, {}
+local at = 8
+while at <= #ARGV do
+  local id, n = ARGV[at], tonumber(ARGV[at + 4])
+  local key = ARGV[4] .. id
+  if redis.call('HSETNX', key, 'state', state) == 1 then
+    made[#made + 1] = id
+    if state == 'queued' then
+      local rank = string.format('%.0f', sequence + #made - tonumber(ARGV[at + 1]) * 1099511627776)
+      redis.call('HSET', key, 'rank', rank, 'pushed_at', time, unpack(ARGV, at + 5, at + 4 + n))
+      local target = ARGV[at + 2]
+      if target ~= '' and redis.call('SISMEMBER', KEYS[5], target) == 1 then
+        redis.call('ZADD', ARGV[6] .. target, rank, id)
+        n_for[target] = (n_for[target] or 0) + 1
+      else
+        ranked[#ranked + 1] = rank
+        ranked[#ranked + 1] = id
+      end
+    elseif state == 'running' then
+      redis.call('HSET', key, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time, 'started_at', time,
+        unpack(ARGV, at + 5, at + 4 + n))
+    else
+      redis.call('HSET', key, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time, 'ended_at', time,
+        unpack(ARGV, at + 5, at + 4 + n))
+    end
+    for blob in string.gmatch(ARGV[at + 3], '%S+') do
+      redis.call('PERSIST', ARGV[5] .. blob)
+    end
+  end
+  at = at + 5 + n
+end
+if #made == 0 then
+  return 0
+end
+redis.call('RPUSH', KEYS[2], unpack(made))
+if state == 'queued' then
+  if #ranked > 0 then
+    redis.call('ZADD', KEYS[3], unpack(ranked))
+    ring(KEYS[4], KEYS[5], #ranked / 2)
+  end
+  for target in pairs(n_for) do
+    ring(ARGV[7] .. target, KEYS[5], 1)
+  end
+elseif state == 'running' then
+  redis.call('SADD', KEYS[9], unpack(made))
+else
+  if state == 'finished' then
+    redis.call('RPUSH', KEYS[6], unpack(made))
+  else
+    redis.call('SADD', KEYS[7], unpack(made))
+  end
+  tell_ends(KEYS[8])
+end
+return #made

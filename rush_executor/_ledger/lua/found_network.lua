@@ -1,0 +1,10 @@
+-- Purpose: a network that keeps its tasks is created, or found.
+-- KEYS: 1 network
+-- ARGV: 1 epoch to use if the network is new
+-- Returns: {epoch, kind}
+-- Row: none (no task changes state). Sent twice: the second finds the network of the first and answers the same.
+if redis.call('HSETNX', KEYS[1], 'epoch', ARGV[1]) == 1 then
+  redis.call('HSET', KEYS[1], 'kind', 'tasks', 'creator', '', 'initializer', '')
+end
+local network = redis.call('HMGET', KEYS[1], 'epoch', 'kind')
+return {network[1], network[2] or 'calls'}

@@ -1,0 +1,46 @@
+-- Purpose: a worker hands in the outcomes of tasks that the network keeps.
+-- KEYS: 1 running_tasks:<worker>, 2 finished_tasks, 3 failed_tasks, 4 ends
+-- ARGV: 1 worker id, 2-3 prefixes of task:, blob:, then for each task: id, attempt ('' for the one that runs), outcome (a tag
+--       byte and a body, or the id of a blob that has a TTL), what is to be known beside it ('' for nothing)
+-- Returns: the ids that were refused
+-- Row: running finish -> finished, running fail -> failed (the outcome's first byte says which).
+-- Loser: a worker that does not hold this attempt is told the id; its outcome is dropped.
+-- Sent twice: a task that has ended with this worker's attempt and this very outcome counts as accepted.
+local refused, finished, failed = {}, {}, {}
+local time = now()
+for at = 4, #ARGV, 4 do
+  local id, attempt, outcome = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local key = ARGV[2] .. id
+  local task = redis.call('HMGET', key, 'worker', 'attempt', 'state')
+  local is_mine = task[1] == ARGV[1] and (attempt == '' or task[2] == attempt)
+  if is_mine and task[3] == 'running' then
+    local tag = string.sub(outcome, 1, 1)
+    local is_failure = tag == 'E' or tag == 'e'
+    local state = is_failure and 'failed' or 'finished'
+    if ARGV[at + 3] == '' then
+      redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended_at', time)
+    else
+      redis.call('HSET', key, 'state', state, 'outcome', outcome, 'ended_at', time, 'more', ARGV[at + 3])
+    end
+    if tag == 'f' or tag == 'e' then
+      redis.call('PERSIST', ARGV[3] .. string.sub(outcome, 2))
+    end
+    local ended = is_failure and failed or finished
+    ended[#ended + 1] = id
+  elseif not (is_mine and (task[3] == 'finished' or task[3] == 'failed')
+      and redis.call('HGET', key, 'outcome') == outcome) then
+    refused[#refused + 1] = id
+  end
+end
+if #finished > 0 then
+  redis.call('SREM', KEYS[1], unpack(finished))
+  redis.call('RPUSH', KEYS[2], unpack(finished))
+end
+if #failed > 0 then
+  redis.call('SREM', KEYS[1], unpack(failed))
+  redis.call('SADD', KEYS[3], unpack(failed))
+end
+if #finished + #failed > 0 then
+  tell_ends(KEYS[4])
+end
+return refused

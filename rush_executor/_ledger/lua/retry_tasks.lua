@@ -1,0 +1,42 @@
+-- Purpose: failed tasks that the network keeps are queued again.
+-- KEYS: 1 queued_tasks, 2 bell, 3 worker_ids, 4 failed_tasks
+-- ARGV: 1 name of this retry, 2 '1' to disregard max_retries, 3-4 prefixes of task:, blob:, then for each task: id, new
+--       payload ('' for the old one)
+-- Returns: the ids that were queued
+-- Row: failed retry -> queued, at the front of its priority.
+-- Loser: a task that has not failed (any more), or has no retry left, is passed over.
+-- Sent twice: a task that bears the name of this retry counts as queued.
+local ranked, queued = {}, {}
+for at = 5, #ARGV, 2 do
+  local id = ARGV[at]
+  local key = ARGV[3] .. id
+  local task = redis.call('HMGET', key, 'state', 'losses', 'max_retries', 'rank', 'retry', 'outcome')
+  if task[5] == ARGV[1] then
+    queued[#queued + 1] = id
+  elseif task[1] == 'failed' then
+    -- The failure itself was an attempt, unless it was the loss of a worker, which has been counted.
+    local losses = tonumber(task[2] or '0')
+    if string.sub(task[6], 1, 1) ~= 'L' then
+      losses = losses + 1
+    end
+    if ARGV[2] == '1' or losses <= tonumber(task[3] or '0') then
+      if string.sub(task[6], 1, 1) == 'e' then
+        redis.call('UNLINK', ARGV[4] .. string.sub(task[6], 2))
+      end
+      redis.call('HSET', key, 'state', 'queued', 'losses', losses, 'retry', ARGV[1])
+      redis.call('HDEL', key, 'outcome', 'more', 'worker', 'started_at', 'ended_at')
+      if ARGV[at + 1] ~= '' then
+        redis.call('HSET', key, 'payload', ARGV[at + 1])
+      end
+      redis.call('SREM', KEYS[4], id)
+      ranked[#ranked + 1] = task[4]
+      ranked[#ranked + 1] = id
+      queued[#queued + 1] = id
+    end
+  end
+end
+if #ranked > 0 then
+  redis.call('ZADD', KEYS[1], unpack(ranked))
+  ring(KEYS[2], KEYS[3], #ranked / 2)
+end
+return queued

@@ -1,0 +1,4 @@
+"""`Rush`: makes a network that keeps its tasks, starts and stops its workers, and looks at it.
+
+`rush.py` is the public class, `plan.py` what packages need that start workers on a user's behalf.
+"""

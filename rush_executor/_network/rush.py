@@ -1,0 +1,457 @@
+"""`Rush`: a network of workers that share tasks and results, seen from where it is managed."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+from rush_executor._agent.supervisor import AgentSettings
+from rush_executor._client.pusher import TaskPusher
+from rush_executor._config import NetworkConfig, chosen_secret, cpu_count, default_url, redact, worker_environment
+from rush_executor._crew.crew import Crew
+from rush_executor._crew.ctrl_c import ctrl_c_held_back
+from rush_executor._ledger.agent import Reaper
+from rush_executor._ledger.connection import Channel, check_server, open_pool
+from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._ledger.tasks import TaskLedger
+from rush_executor._ledger.views import NetworkReader, timeout_left
+from rush_executor._payload import Encoder
+from rush_executor._payload.rows import RowCodec
+from rush_executor._protocol.ids import new_id
+from rush_executor._protocol.keys import Keys, check_network_id
+from rush_executor._protocol.records import KILL, TERMINATE
+from rush_executor._protocol.states import FAILED, FINISHED
+from rush_executor._rush_worker.loops import worker_loop_default
+from rush_executor._view.reader import NetworkView
+
+__all__ = ["Rush"]
+
+logger = logging.getLogger(__name__)
+
+# Of the tasks that are waited for, how many are asked for at once: the rest are still to come, whatever these say.
+_ASKED_FIRST: Final = 32
+_MOST_ASKED: Final = 512
+_LOOK_FOR_WORKERS_S: Final = 0.02
+# Two looks are needed to take an agent for dead.
+_LOOKS: Final = 2
+
+
+class Rush(NetworkView, TaskPusher):
+    """A network of workers that share tasks and results.
+
+    Making one writes nothing: the network is there from its first task or worker on, and until `reset`, whoever comes
+    and goes. Several may manage one network. A `Rush` can be pickled, and then connects anew; the secret does not go
+    along, it comes from `RUSH_SECRET` again.
+
+    Args:
+        network_id: The network; by default a fresh one.
+        url: Server: ``redis://``, ``rediss://`` or ``unix://``. By default `RUSH_URL` of the environment; where that is
+            not set either, a private server is started, which ends with this object or process, and all that it keeps.
+        secret: Seals all payloads, as for `RushExecutor`.
+        reconnect_timeout: Seconds that a lost server is waited for.
+        heartbeat_period: Seconds between two signs of life of the workers' agents.
+        heartbeat_expire: Seconds without one after which workers are taken for lost.
+
+    Raises:
+        ServerError: No server could be found, started or reached.
+        ValueError, TypeError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        network_id: str | None = None,
+        url: str | None = None,
+        *,
+        secret: str | bytes | None = None,
+        reconnect_timeout: float = 60.0,
+        heartbeat_period: float = 3.0,
+        heartbeat_expire: float = 15.0,
+    ) -> None:
+        if network_id is not None:
+            check_network_id(network_id)
+        url = url or default_url()
+        server: EmbeddedServer | None = None
+        if url is None:
+            with ctrl_c_held_back():
+                server = EmbeddedServer.start()
+            url = server.url
+        try:
+            if server is not None:
+                server.wait_ready()
+            check_server(url)
+            config = NetworkConfig(
+                url=url,
+                network_id=network_id or new_id(),
+                secret=chosen_secret(secret),
+                reconnect_timeout_s=reconnect_timeout,
+                heartbeat_period_s=heartbeat_period,
+                heartbeat_expire_s=heartbeat_expire,
+            )
+            self._connect(config, server)
+        except BaseException:
+            if server is not None:
+                server.stop()
+            raise
+
+    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None) -> None:
+        self.network_id = config.network_id
+        self._config = config
+        self._is_found = False
+        keys = Keys(config.network_id)
+        pool = open_pool(config.url)
+
+        def channel() -> Channel:
+            return Channel(pool, reconnect_timeout_s=config.reconnect_timeout_s)
+
+        self._ledger_lock = threading.Lock()
+        shared = channel()
+        self._ledger = TaskLedger(shared, keys)
+        self._reaper = Reaper(channel(), keys)
+        self._reaper_lock = threading.Lock()
+        self._next_look_at = 0.0
+        # A server of one's own needs somebody who ends it when this process is killed: an agent without workers does.
+        guard = Crew(self._agent_settings(), worker_environment(1, None), server) if server is not None else None
+        self._crews: list[Crew] = []
+        self._last_crew_of: dict[str, tuple[Crew, str]] = {}
+        self._told_lost: set[str] = set()
+        self._close = weakref.finalize(self, _close_all, self._crews, guard, pool)
+        self._open_view(
+            NetworkReader(shared, keys),
+            self._ledger_lock,
+            NetworkReader(channel(), keys),
+            RowCodec(config.network_id, config.secret),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        config = self._config
+        return _reconnected, (
+            config.network_id,
+            config.url,
+            config.reconnect_timeout_s,
+            config.heartbeat_period_s,
+            config.heartbeat_expire_s,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Rush network={self.network_id!r} on {redact(self._config.url)}>"
+
+    def close(self) -> None:
+        """Ends the workers that this object has started, after what they run, and its private server.
+
+        The network stays, on a server that stays. So do workers that came from elsewhere.
+        """
+        self._close()
+
+    # Workers.
+
+    def start_local_workers(
+        self,
+        worker_loop: Callable[..., Any] | None = None,
+        *,
+        fun: Callable[..., Any] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        n_workers: int | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Starts workers on this machine. They end with this process.
+
+        Args:
+            worker_loop: Called in each worker as ``worker_loop(rush_worker, **kwargs)``; the worker ends with it.
+            fun: Instead of a loop: called for each task as ``fun(**xs, **constants)``; returns a mapping of names to
+                results. With a loop, it is handed on to the loop.
+            constants: What is the same for all tasks.
+            n_workers: By default one per CPU.
+            **kwargs: Arguments of `worker_loop`.
+
+        Returns:
+            Ids of the workers, at once; `wait_for_workers` waits until they are there.
+
+        Raises:
+            PayloadError: The loop, the function or an argument cannot be pickled.
+            RushError: The network is an executor's.
+        """
+        n = _checked_number(n_workers)
+        start_id = self._write_start(worker_loop, fun, constants, kwargs)
+        worker_ids = [new_id() for _ in range(n)]
+        self._start_crew(worker_ids, start_id)
+        return worker_ids
+
+    def set_worker_loop(
+        self,
+        worker_loop: Callable[..., Any] | None = None,
+        *,
+        fun: Callable[..., Any] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Says what workers run that are started elsewhere: with `rush-executor worker`, or from a `worker_script`.
+
+        Args:
+            worker_loop: As in `start_local_workers`.
+            fun: As in `start_local_workers`.
+            constants: As in `start_local_workers`.
+            **kwargs: As in `start_local_workers`.
+        """
+        self._write_start(worker_loop, fun, constants, kwargs)
+
+    def wait_for_workers(
+        self, n: int | None = None, worker_ids: Iterable[str] | None = None, timeout: float | None = None
+    ) -> None:
+        """Waits until workers are there.
+
+        Args:
+            n: So many.
+            worker_ids: These; by default those that this object has started.
+            timeout: Seconds; 0 looks once, None waits for ever.
+
+        Raises:
+            TimeoutError: They were not there in time.
+        """
+        wanted = set(self._last_crew_of if n is None and worker_ids is None else worker_ids or ())
+        end_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            here = set(self.running_worker_ids)
+            missing = wanted - here
+            if not missing and len(here) >= (n or 0):
+                return
+            gone = missing & set(self.lost_worker_ids) if missing else set()
+            if gone:
+                raise RuntimeError(
+                    f"{len(gone)} of the workers ended during their start: {', '.join(sorted(gone))}. What they "
+                    "printed to stderr says why"
+                )
+            if end_at is not None and time.monotonic() >= end_at:
+                what = f"{len(missing)} workers" if missing else f"{(n or 0) - len(here)} more workers"
+                raise TimeoutError(f"{what} have not joined network {self.network_id!r} within {timeout:g} s")
+            time.sleep(_LOOK_FOR_WORKERS_S)
+
+    def stop_workers(
+        self,
+        type: str = "terminate",  # noqa: A002 - as it is called in R
+        worker_ids: str | Iterable[str] | None = None,
+        *,
+        grace: float | None = None,
+    ) -> None:
+        """Stops workers.
+
+        Args:
+            type: ``"terminate"``: they finish what they run, and leave. ``"kill"``: now; their tasks fail with
+                "Worker was killed".
+            worker_ids: By default all that are there.
+            grace: Seconds after which workers that were to terminate and have not are killed; waits so long.
+        """
+        if type not in ("terminate", "kill"):
+            raise ValueError(f"type must be 'terminate' or 'kill', not {type!r}")
+        here = set(self.running_worker_ids)
+        wanted = here if worker_ids is None else {worker_ids} if isinstance(worker_ids, str) else set(worker_ids)
+        unknown = wanted - here - set(self._last_crew_of)
+        if unknown:
+            warnings.warn(f"no such workers: {', '.join(sorted(unknown))}", RuntimeWarning, stacklevel=2)
+        self._stop(wanted - unknown, KILL if type == "kill" else TERMINATE)
+        if grace is not None and type == "terminate":
+            end_at = time.monotonic() + grace
+            while (left := wanted & set(self.running_worker_ids)) and time.monotonic() < end_at:
+                time.sleep(_LOOK_FOR_WORKERS_S)
+            self._stop(left, KILL)
+
+    def restart_workers(self, worker_ids: str | Iterable[str]) -> list[str]:
+        """Starts workers again, under their old ids, that this object had started on this machine; ends them first.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            ValueError: One of them was not started here.
+        """
+        wanted = [worker_ids] if isinstance(worker_ids, str) else list(worker_ids)
+        unknown = [worker for worker in wanted if worker not in self._last_crew_of]
+        if unknown:
+            raise ValueError(f"these workers were not started here: {', '.join(unknown)}")
+        self._stop(set(wanted) & set(self.running_worker_ids), KILL)
+        while set(wanted) & set(self.running_worker_ids):
+            time.sleep(_LOOK_FOR_WORKERS_S)
+        by_start = itertools.groupby(sorted(wanted, key=self._start_of), key=self._start_of)
+        for start_id, workers in by_start:
+            self._start_crew(list(workers), start_id)
+        return wanted
+
+    def detect_lost_workers(self, *, restart_workers: bool = False, restart_tasks: bool = False) -> list[str]:
+        """Looks for workers that have crashed or whose machine was lost. This happens by itself as well.
+
+        Args:
+            restart_workers: Start those again that this object had started.
+            restart_tasks: Queue their tasks again, even if they have no retry left.
+
+        Returns:
+            Ids of workers of which no earlier call has told.
+        """
+        with self._reaper_lock:
+            for _ in range(_LOOKS):
+                self._reaper.look()
+        lost = [worker for worker in self.lost_worker_ids if worker not in self._told_lost]
+        self._told_lost |= set(lost)
+        if restart_tasks and lost:
+            table = self.fetch_failed_tasks(fields=["key", "worker_id"])
+            self.retry_tasks([row.key for row in table if row.worker_id in lost], ignore_max_retries=True)
+        if restart_workers:
+            self.restart_workers([worker for worker in lost if worker in self._last_crew_of])
+            self._told_lost -= set(lost) & set(self._last_crew_of)
+        return lost
+
+    # Tasks.
+
+    def wait_for_tasks(
+        self, keys: str | Iterable[str], timeout: float | None = None, *, detect_lost_workers: bool = True
+    ) -> bool:
+        """Waits until tasks have finished or failed.
+
+        Args:
+            keys: The tasks.
+            timeout: Seconds; None for ever.
+            detect_lost_workers: Look after the workers meanwhile; return when none is left, with a warning.
+
+        Returns:
+            Whether all of them have ended.
+        """
+        left = [keys] if isinstance(keys, str) else list(keys)
+        left.reverse()
+        end_at = None if timeout is None else time.monotonic() + timeout
+        ring, wait_s, n_asked = b"", 0.0, _ASKED_FIRST
+        with self._waiter_lock:
+            while left:
+                asked = left[-n_asked:]
+                ring, states = self._waiter.wait_states(ring, asked, wait_s)
+                pending = [key for key, state in zip(asked, states, strict=True) if state not in (FINISHED, FAILED)]
+                left[-n_asked:] = pending
+                # Some that are still to come are waited for: the others are asked for once these have ended.
+                n_asked = min(2 * n_asked, _MOST_ASKED) if not pending else _ASKED_FIRST
+                wait_s = 0.0 if not pending else timeout_left(end_at)
+                if not pending:
+                    continue
+                if wait_s <= 0:
+                    return False
+                if detect_lost_workers and not self._has_workers():
+                    warnings.warn(
+                        f"no worker is left in network {self.network_id!r}: {len(left)} of the tasks that are waited "
+                        "for will not end",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                    return False
+        return True
+
+    def reset(self, *, workers: bool = True) -> None:
+        """Deletes all that the network keeps: this network's keys alone.
+
+        Args:
+            workers: Kill its workers first. Those that are not killed end by themselves, as their network is gone.
+        """
+        if workers:
+            self._stop(set(self.running_worker_ids), KILL)
+            end_at = time.monotonic() + self._config.heartbeat_expire_s
+            while self.running_worker_ids and time.monotonic() < end_at:
+                time.sleep(_LOOK_FOR_WORKERS_S)
+        with self._ledger_lock:
+            self._ledger.reset()
+            self._is_found = False
+        self._last_crew_of.clear()
+        self._told_lost.clear()
+        self.reset_cache()
+
+    # Small things.
+
+    def _write_start(
+        self,
+        worker_loop: Callable[..., Any] | None,
+        fun: Callable[..., Any] | None,
+        constants: Mapping[str, Any] | None,
+        kwargs: dict[str, Any],
+    ) -> str:
+        if worker_loop is None:
+            if fun is None:
+                raise ValueError("give the workers something to do: worker_loop or fun")
+            worker_loop = worker_loop_default
+        if not callable(worker_loop):
+            raise TypeError(f"worker_loop must be callable, not {type(worker_loop).__name__}")
+        if fun is not None:
+            kwargs = {"fun": fun, **kwargs}
+        if constants is not None:
+            kwargs = {"constants": dict(constants), **kwargs}
+        body = Encoder(self._config.network_id, self._config.secret).encode_initializer(
+            worker_loop, (kwargs,), what="worker loop"
+        )
+        start_id = new_id()
+        with self._ledger_lock:
+            self._find()
+            self._ledger.set_terminate_on_idle(wanted=False)
+            self._ledger.write_start(start_id, body)
+        return start_id
+
+    def _start_crew(self, worker_ids: list[str], start_id: str) -> None:
+        settings = self._agent_settings(tuple(worker_ids), start_id)
+        with ctrl_c_held_back():
+            crew = Crew(settings, worker_environment(len(worker_ids), None), None)
+        self._crews.append(crew)
+        self._last_crew_of.update(dict.fromkeys(worker_ids, (crew, start_id)))
+
+    def _agent_settings(self, worker_ids: tuple[str, ...] = (), start_id: str = "") -> AgentSettings:
+        return AgentSettings(
+            config=self._config, agent_id=new_id(), n_workers=0, worker_ids=worker_ids, start_id=start_id
+        )
+
+    def _start_of(self, worker_id: str) -> str:
+        return self._last_crew_of[worker_id][1]
+
+    def _stop(self, worker_ids: Iterable[str], how: str) -> None:
+        with self._ledger_lock:
+            for worker_id in worker_ids:
+                self._ledger.stop_worker(worker_id, how)
+
+    def _has_workers(self) -> bool:
+        """Whether a worker is there, or about to come; looks after those that are silent now and then."""
+        now = time.monotonic()
+        with self._reaper_lock:
+            if now >= self._next_look_at:
+                self._reaper.look()
+                self._next_look_at = now + self._config.heartbeat_period_s
+            if self._reaper.n_workers():
+                return True
+        return any(crew.is_alive() for crew in self._crews)
+
+
+def _checked_number(n_workers: int | None) -> int:
+    if n_workers is None:
+        return cpu_count()
+    if not isinstance(n_workers, int):
+        raise TypeError(f"n_workers must be an integer, not {type(n_workers).__name__}")
+    if n_workers < 1:
+        raise ValueError("n_workers must be >= 1")
+    return n_workers
+
+
+def _reconnected(network_id: str, url: str, reconnect_s: float, period_s: float, expire_s: float) -> Rush:
+    return Rush(network_id, url, reconnect_timeout=reconnect_s, heartbeat_period=period_s, heartbeat_expire=expire_s)
+
+
+def _close_all(crews: list[Crew], guard: Crew | None, pool: Any) -> None:
+    for crew in crews:
+        crew.stop(now=False)
+    if guard is not None:
+        guard.stop(now=True)
+        guard.close()
+    pool.disconnect()

@@ -1,0 +1,102 @@
+"""Rows of networks that keep their tasks: what goes into a task and what comes out, as bytes.
+
+A row is a dict with names as keys. Knows the envelope and the unpicklers. Must not know where a row is kept. One codec
+serves a process, client or worker, whatever it does with rows; thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pickle import UnpicklingError, dumps, loads
+from typing import Any, Final
+
+from rush_executor._payload.culprit import Suspect, cannot_pickle
+from rush_executor._payload.envelope import Envelope
+from rush_executor._payload.failure import pack_failure, unpack_failure
+from rush_executor._payload.loading import IN_CLIENT, cannot_unpickle, load_in_client
+from rush_executor._payload.pickler import PROTOCOL
+from rush_executor._payload.scalars import is_plain
+from rush_executor._payload.wire import PLAIN
+from rush_executor.errors import PayloadError
+
+__all__ = ["EXTRA", "XS", "YS", "RowCodec"]
+
+# The kinds of rows; a seal is good for one kind of one task.
+XS: Final = "xs"
+YS: Final = "ys"
+EXTRA: Final = "extra"
+
+
+class RowCodec:
+    """Encodes and decodes rows and failures.
+
+    Args:
+        network_id: The network that they are for.
+        secret: Seals every payload; None for no seal.
+
+    Raises:
+        ValueError: The secret is empty.
+    """
+
+    def __init__(self, network_id: str, secret: bytes | None) -> None:
+        self._envelope = Envelope(network_id, secret)
+
+    def encode(self, kind: str, task_id: str, content: Any) -> bytes:
+        """Makes the payload of a row, or of a row and what goes with it.
+
+        Args:
+            kind: `XS`, `YS` or `EXTRA`.
+            task_id: The task.
+            content: The row, or a tuple that begins with it.
+
+        Raises:
+            PayloadError: A value cannot be pickled; the message names it.
+        """
+        try:
+            if is_plain((content,)):
+                return self._envelope.wrap(kind, task_id, PLAIN, dumps(content, PROTOCOL))
+            return self._envelope.wrap_object(kind, task_id, 0, content)
+        except Exception as error:  # noqa: BLE001 - reducers of the user's may raise anything
+            row: Mapping[str, Any] = content[0] if isinstance(content, tuple) else content
+            suspects = [Suspect(f"value {name!r} of {kind}", str(name), value) for name, value in row.items()]
+            failure = cannot_pickle(suspects, f"{kind} of a task", error)
+        # The error's frames would keep the values.
+        del content, row, suspects
+        raise failure
+
+    def decode(self, kind: str, task_id: str, payload: bytes) -> Any:
+        """Opens what `encode` has made.
+
+        Raises:
+            PayloadError: It does not verify, and was not unpickled; or it cannot be unpickled here.
+        """
+        flags, start = self._envelope.open(kind, task_id, payload)
+        try:
+            if flags & PLAIN:
+                return loads(payload[start:])
+            return load_in_client(f"{kind} of task {task_id}", payload, flags, start)
+        except PayloadError:
+            raise
+        except (ValueError, LookupError, TypeError, EOFError, UnpicklingError) as damage:
+            raise PayloadError(f"{kind} of task {task_id} is damaged: {damage}") from damage
+
+    def encode_failure(self, task_id: str, error: BaseException, *, trim: int = 0) -> bytes:
+        """Makes the payload of how a task failed; never raises.
+
+        Args:
+            task_id: The task.
+            error: The exception; its traceback is cut.
+            trim: So many of its outermost frames are ours and left out.
+        """
+        return self._envelope.wrap("failed", task_id, 0, pack_failure(error, trim))
+
+    def decode_failure(self, task_id: str, payload: bytes) -> BaseException:
+        """Opens how a task failed; never raises: what cannot be opened is told by the error that comes back."""
+        try:
+            _, start = self._envelope.open("failed", task_id, payload)
+        except PayloadError as failure:
+            return failure
+        try:
+            return unpack_failure(payload[start:])
+        except BaseException as error:  # noqa: BLE001 - whatever damaged bytes lead to
+            return cannot_unpickle(f"the failure of task {task_id}", IN_CLIENT, error)

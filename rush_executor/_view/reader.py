@@ -1,0 +1,409 @@
+"""Looking at a network: what `Rush` and a `RushWorker` have in common.
+
+Finished tasks never change again, so each is read and decoded once; a look costs what is new. One thread may wait while
+others look: waits have a connection of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from rush_executor._ledger.views import NetworkReader, Record, WorkerRecord, timeout_left
+from rush_executor._payload.rows import EXTRA, XS, YS, RowCodec
+from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG
+from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
+from rush_executor._view.conditions import condition_of
+from rush_executor._view.rows import TaskRow, TaskRows
+from rush_executor._view.table import TaskTable
+
+__all__ = ["NetworkView"]
+
+_T = TypeVar("_T")
+
+_STATES = (QUEUED, RUNNING, FINISHED, FAILED)
+
+
+class NetworkView:
+    """Everything that one can ask a network. Tasks are told by their keys."""
+
+    network_id: str
+    _codec: RowCodec
+    _reader: NetworkReader
+    _reader_lock: threading.Lock
+    _waiter: NetworkReader
+    _waiter_lock: threading.Lock
+    _n_shown: int
+
+    def _open_view(self, reader: NetworkReader, lock: threading.Lock, waiter: NetworkReader, codec: RowCodec) -> None:
+        self._reader = reader
+        self._reader_lock = lock
+        self._waiter = waiter
+        self._waiter_lock = threading.Lock()
+        self._codec = codec
+        self._cache_lock = threading.RLock()
+        self.reset_cache()
+
+    # Which tasks there are.
+
+    @property
+    def tasks(self) -> list[str]:
+        """Keys of all tasks, as they were made."""
+        return self._ask(lambda reader: reader.all_tasks())
+
+    @property
+    def queued_tasks(self) -> list[str]:
+        """Keys of the tasks that wait, in the order in which they will be run."""
+        return self._list(QUEUED)
+
+    @property
+    def running_tasks(self) -> list[str]:
+        """Keys of the tasks that workers hold."""
+        return self._list(RUNNING)
+
+    @property
+    def finished_tasks(self) -> list[str]:
+        """Keys of the finished tasks, in the order in which they finished."""
+        return self._list(FINISHED)
+
+    @property
+    def failed_tasks(self) -> list[str]:
+        """Keys of the tasks that have failed."""
+        return self._list(FAILED)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks there are."""
+        return self._ask(lambda reader: reader.count_all())
+
+    @property
+    def n_queued_tasks(self) -> int:
+        """How many tasks wait."""
+        return self._ask(lambda reader: reader.count(QUEUED))
+
+    @property
+    def n_running_tasks(self) -> int:
+        """How many tasks workers hold."""
+        return self._ask(lambda reader: reader.count(RUNNING))
+
+    @property
+    def n_finished_tasks(self) -> int:
+        """How many tasks have finished."""
+        return self._ask(lambda reader: reader.count(FINISHED))
+
+    @property
+    def n_failed_tasks(self) -> int:
+        """How many tasks have failed."""
+        return self._ask(lambda reader: reader.count(FAILED))
+
+    def task_states(self, keys: Iterable[str]) -> dict[str, str]:
+        """The state of each task; empty for one that there is not."""
+        keys = list(keys)
+        return dict(zip(keys, self._ask(lambda reader: reader.states(keys)), strict=True))
+
+    def is_running_task(self, keys: str | Iterable[str]) -> bool | list[bool]:
+        """Whether a task is running; of several: of each."""
+        return self._is_state(keys, RUNNING)
+
+    def is_failed_task(self, keys: str | Iterable[str]) -> bool | list[bool]:
+        """Whether a task has failed; of several: of each."""
+        return self._is_state(keys, FAILED)
+
+    @property
+    def priority_info(self) -> dict[str, int]:
+        """For each worker, how many tasks are queued for it alone."""
+        return self._ask(lambda reader: reader.own_queues())
+
+    # What is in them.
+
+    def fetch_tasks(self, keys: Iterable[str] | None = None, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The tasks with these keys, in this order; by default all, as they were made.
+
+        Args:
+            keys: The tasks; those that there are not are left out.
+            fields: Columns; by default all. ``xs``, ``ys`` and ``extra`` stand for all of their kind.
+        """
+        wanted = self.tasks if keys is None else list(keys)
+        return _select(TaskTable(self._rows(wanted)), fields)
+
+    def fetch_queued_tasks(self, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The tasks that wait."""
+        return self.fetch_tasks_with_state((QUEUED,), fields=fields)
+
+    def fetch_running_tasks(self, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The tasks that workers hold."""
+        return self.fetch_tasks_with_state((RUNNING,), fields=fields)
+
+    def fetch_failed_tasks(self, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The tasks that have failed."""
+        return self.fetch_tasks_with_state((FAILED,), fields=fields)
+
+    def fetch_priority_tasks(self, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The tasks that are queued for one worker alone."""
+        return _select(TaskTable(self._rows(self._ask(lambda reader: reader.own_queued_tasks()))), fields)
+
+    def fetch_finished_tasks(self, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The finished tasks, in the order in which they finished. Only those that are new are read."""
+        with self._cache_lock:
+            self._read_news()
+            return _select(TaskTable(self._finished, len(self._finished)), fields)
+
+    def fetch_tasks_with_state(
+        self, states: Iterable[str] = _STATES, *, fields: Iterable[str] | None = None
+    ) -> TaskTable:
+        """The tasks in these states, as they were at one moment: no task twice.
+
+        Args:
+            states: Of ``queued``, ``running``, ``finished``, ``failed``.
+            fields: As in `fetch_tasks`.
+        """
+        states = [states] if isinstance(states, str) else list(states)
+        for state in states:
+            if state not in _STATES:
+                raise ValueError(f"there is no state {state!r}; those of a task are {', '.join(_STATES)}")
+        with self._cache_lock:
+            if FINISHED in states:
+                self._read_news()
+            n_known = len(self._finished)
+            lists = self._ask(lambda reader: reader.list_tasks(states, first=n_known))
+            rows: list[TaskRow] = []
+            for state, keys in zip(states, lists, strict=True):
+                if state == FINISHED:
+                    rows += self._finished.part(slice(0, n_known))
+                rows += [_as_of(row, state) for row in self._rows(keys, use_cache=False)]
+        return _select(TaskTable(rows), fields)
+
+    # What is new.
+
+    def fetch_new_tasks(self, timeout: float = 0.0, *, fields: Iterable[str] | None = None) -> TaskTable:
+        """The finished tasks that no earlier call of this method has returned.
+
+        Args:
+            timeout: Seconds to wait for at least one.
+            fields: As in `fetch_tasks`.
+
+        Returns:
+            A table; empty when there was none in time.
+        """
+        with self._cache_lock:
+            self._wait_for_news(timeout)
+            first, self._n_shown = self._n_shown, len(self._finished)
+            return _select(TaskTable(self._finished.part(slice(first, self._n_shown))), fields)
+
+    def wait_for_new_tasks(self, timeout: float | None = None) -> bool:
+        """Waits until `fetch_new_tasks` has something to return.
+
+        Args:
+            timeout: Seconds; None for ever.
+
+        Returns:
+            Whether it has.
+        """
+        with self._cache_lock:
+            return self._wait_for_news(timeout)
+
+    def iter_new_tasks(self, timeout: float | None = None) -> Iterator[TaskRow]:
+        """Yields finished tasks as they come, each once; shares with `fetch_new_tasks` what was returned.
+
+        Args:
+            timeout: Ends when none has come for so many seconds; None to go on for ever.
+        """
+        while True:
+            table = self.fetch_new_tasks(timeout=1e9 if timeout is None else timeout)
+            if not len(table):
+                return
+            yield from table
+
+    def reset_cache(self) -> None:
+        """Forgets what was read: the next look reads everything again."""
+        with self._cache_lock:
+            self._finished = TaskRows()
+            self._places: dict[str, int] = {}
+            self._n_placed = 0
+            self._n_shown = 0
+
+    # Workers.
+
+    @property
+    def worker_info(self) -> list[WorkerRecord]:
+        """All workers: id, state, agent, host, process, tasks held, when joined and ended, and how.
+
+        States are ``running`` and ``idle``, or as the worker ended: ``terminated``, ``killed``, ``lost``.
+        """
+        return self._ask(lambda reader: reader.workers())
+
+    @property
+    def worker_states(self) -> dict[str, str]:
+        """The state of each worker."""
+        return {worker.worker_id: worker.state for worker in self.worker_info}
+
+    @property
+    def worker_ids(self) -> list[str]:
+        """Ids of all workers, of those that have ended as well."""
+        return [worker.worker_id for worker in self.worker_info]
+
+    @property
+    def running_worker_ids(self) -> list[str]:
+        """Ids of the workers that are there, whether they have a task or not."""
+        return self._ask(lambda reader: reader.worker_ids())
+
+    @property
+    def terminated_worker_ids(self) -> list[str]:
+        """Ids of the workers that have left."""
+        return self._ask(lambda reader: reader.ended_worker_ids(TERMINATED))
+
+    @property
+    def killed_worker_ids(self) -> list[str]:
+        """Ids of the workers that were killed by `stop_workers`."""
+        return self._ask(lambda reader: reader.ended_worker_ids(KILLED))
+
+    @property
+    def lost_worker_ids(self) -> list[str]:
+        """Ids of the workers that have crashed, or whose machine was lost."""
+        return self._ask(lambda reader: reader.ended_worker_ids(LOST))
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers there are and were."""
+        return len(self.worker_ids)
+
+    @property
+    def n_running_workers(self) -> int:
+        """How many workers are there."""
+        return len(self.running_worker_ids)
+
+    @property
+    def n_terminated_workers(self) -> int:
+        """How many workers have left."""
+        return len(self.terminated_worker_ids)
+
+    @property
+    def n_killed_workers(self) -> int:
+        """How many workers were killed by `stop_workers`."""
+        return len(self.killed_worker_ids)
+
+    @property
+    def n_lost_workers(self) -> int:
+        """How many workers were lost."""
+        return len(self.lost_worker_ids)
+
+    @property
+    def redis_info(self) -> dict[str, str]:
+        """What the server says of itself."""
+        return self._ask(lambda reader: reader.info())
+
+    # Small things.
+
+    def _ask(self, question: Callable[[NetworkReader], _T]) -> _T:
+        with self._reader_lock:
+            return question(self._reader)
+
+    def _list(self, state: str) -> list[str]:
+        return self._ask(lambda reader: reader.list_tasks((state,)))[0]
+
+    def _is_state(self, keys: str | Iterable[str], state: str) -> bool | list[bool]:
+        if isinstance(keys, str):
+            return self.task_states([keys])[keys] == state
+        return [found == state for found in self.task_states(keys).values()]
+
+    def _wait_for_news(self, timeout: float | None) -> bool:
+        """Reads what is new; waits for it, if there is nothing. The cache's lock is held."""
+        self._read_news()
+        if len(self._finished) > self._n_shown or timeout == 0:
+            return len(self._finished) > self._n_shown
+        end_at = None if timeout is None else time.monotonic() + timeout
+        with self._waiter_lock:
+            ring, wait_s = b"", 0.0
+            while True:
+                ring, news = self._waiter.wait_finished(ring, len(self._finished), wait_s)
+                if news.records:
+                    self._add(news.records)
+                    return True
+                wait_s = timeout_left(end_at)
+                if not wait_s:
+                    return False
+
+    def _read_news(self) -> None:
+        while True:
+            first = len(self._finished)
+            news = self._ask(lambda reader: reader.read_finished(first))  # noqa: B023 - asked at once
+            if news.n_finished < first:
+                # The network was reset.
+                self.reset_cache()
+                continue
+            self._add(news.records)
+            if len(self._finished) >= news.n_finished or not news.records:
+                return
+
+    def _add(self, records: Sequence[Record]) -> None:
+        self._finished.extend([self._row(record) for record in records])
+
+    def _rows(self, keys: Sequence[str], *, use_cache: bool = True) -> list[TaskRow]:
+        """Rows of these tasks; those that have finished and were read before are not read again."""
+        if not use_cache:
+            return [self._row(record) for record in self._ask(lambda reader: reader.read(keys))]
+        with self._cache_lock:
+            for place, row in enumerate(self._finished.part(slice(self._n_placed, None)), self._n_placed):
+                self._places[row.key] = place
+            self._n_placed = len(self._finished)
+            missing = [key for key in keys if key not in self._places]
+            read = {row.key: row for row in self._rows(missing, use_cache=False)}
+            known = {key: self._places[key] for key in keys if key in self._places}
+            read |= zip(known, self._finished.pick(known.values()), strict=True)
+        return [read[key] for key in keys if key in read]
+
+    def _row(self, record: Record) -> TaskRow:
+        decode, key = self._codec.decode, record.task_id
+        payload = record.payload
+        if record.blob_id:
+            payload = self._blob(record.blob_id)
+        # An executor's task is a call: nothing that could be shown as a row.
+        xs: Any = decode(XS, key, payload) if payload and not record.is_call else {}
+        if isinstance(xs, tuple):
+            xs = xs[0]
+        ys: dict[str, Any] = {}
+        condition: BaseException | None = None
+        if record.outcome:
+            tag, body = record.outcome[:1], record.outcome[1:]
+            if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
+                tag, body = (FINISHED_TAG if tag == FINISHED_BLOB_TAG else FAILED_TAG), self._blob(body.decode())
+            if tag == FINISHED_TAG:
+                ys = decode(YS, key, body)
+            else:
+                condition = condition_of(self._codec, key, tag, body)
+        extra: dict[str, Any] = decode(EXTRA, key, record.extra) if record.extra else {}
+        if record.more:
+            extra |= decode(EXTRA, key, record.more)
+        return TaskRow(
+            key,
+            record.state,
+            xs,
+            ys,
+            extra,
+            record.worker_id,
+            condition,
+            record.pushed_at,
+            record.started_at,
+            record.ended_at,
+            record.attempt,
+        )
+
+    def _blob(self, blob_id: str) -> bytes:
+        return self._ask(lambda reader: reader.read_blob(blob_id))
+
+
+def _select(table: TaskTable, fields: Iterable[str] | None) -> TaskTable:
+    return table if fields is None else table.select(fields, missing_ok=True)
+
+
+def _as_of(row: TaskRow, state: str) -> TaskRow:
+    """The row as it was when its task was in this state, a moment before it was read."""
+    if row.state == state or state in (FINISHED, FAILED):
+        return row
+    if state == QUEUED:
+        return row._replace(
+            state=state, ys={}, worker_id="", condition=None, started_at=None, ended_at=None, attempts=0
+        )
+    return row._replace(state=state, ys={}, condition=None, ended_at=None)

@@ -1,0 +1,375 @@
+"""Networks that keep their tasks: managed by `Rush`, worked by workers with a function or with a loop of their own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, worker_loop_process
+from rush_executor.errors import TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor.testing import temporary_server
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with temporary_server() as url:
+        yield url
+
+
+@pytest.fixture
+def rush(url: str) -> Iterator[Rush]:
+    with Rush(url=url) as rush:
+        yield rush
+        rush.reset()
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    end_at = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end_at, "waited in vain"
+        time.sleep(0.01)
+
+
+def add(x1: float, x2: float) -> dict[str, float]:
+    return {"y": x1 + x2}
+
+
+def fail_on_two(x: int) -> dict[str, int]:
+    if x == 2:
+        raise ValueError("two")
+    return {"y": x}
+
+
+def crash_on_two(x: int) -> dict[str, int]:
+    if x == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"y": x}
+
+
+def sleep_on_two(x: int) -> dict[str, int]:
+    if x == 2:
+        time.sleep(600)
+    return {"y": x}
+
+
+def test_the_first_example(rush: Rush) -> None:
+    """Two tasks, two workers, a table."""
+    rush.start_local_workers(fun=add, n_workers=2)
+    keys = rush.push_tasks([{"x1": 3, "x2": 5}, {"x1": 4, "x2": 6}])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    table = rush.fetch_finished_tasks()
+    assert sorted(table["y"]) == [8, 10]
+    assert sorted(zip(table["x1"], table["x2"], strict=True)) == [(3, 5), (4, 6)]
+    assert sorted(table.keys) == sorted(keys) == sorted(rush.finished_tasks)
+    assert set(table["worker_id"]) <= set(rush.running_worker_ids)
+    row = table[0]
+    assert row.pushed_at <= row.started_at <= row.ended_at
+
+
+def test_decentralised(rush: Rush) -> None:
+    """Workers make tasks of their own, and see those of all others."""
+
+    def loop(worker: RushWorker, n: int) -> None:
+        while worker.n_finished_tasks < n and not worker.terminated:
+            seen = worker.fetch_new_tasks()
+            [key] = worker.push_running_tasks([{"x": len(seen)}], extra=[{"by": "loop"}])
+            assert worker.is_running_task(key)
+            assert worker.finish_tasks(key, {"y": 1}, extra={"note": "done"}) == [key]
+
+    ids = rush.start_local_workers(loop, n_workers=4, n=40)
+    wait_until(lambda: set(rush.terminated_worker_ids) == set(ids))
+    table = rush.fetch_finished_tasks()
+    assert len(table) >= 40
+    assert set(table["by"]) == {"loop"}
+    assert set(table["note"]) == {"done"}
+    assert rush.n_running_tasks == 0
+    assert rush.worker_states == dict.fromkeys(ids, "terminated")
+
+
+def test_failures(rush: Rush) -> None:
+    """What a function raises is the task's condition; the task can be retried."""
+    rush.start_local_workers(fun=fail_on_two, n_workers=1)
+    keys = rush.push_tasks([{"x": x} for x in range(4)])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    table = rush.fetch_failed_tasks()
+    assert table.keys == [keys[2]]
+    assert isinstance(table["condition"][0], ValueError)
+    assert rush.is_failed_task(keys) == [False, False, True, False]
+    assert rush.retry_tasks(keys) == []
+    assert rush.retry_tasks(keys, ignore_max_retries=True) == [keys[2]]
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert rush.n_failed_tasks == 1
+    assert rush.fetch_tasks([keys[2]])["attempts"] == [2]
+
+
+def test_a_result_is_a_mapping(rush: Rush) -> None:
+    """A function that returns something else fails its task, in words."""
+    rush.start_local_workers(fun=lambda x: x, n_workers=1)
+    keys = rush.push_tasks([{"x": 1}])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    [condition] = rush.fetch_failed_tasks()["condition"]
+    assert isinstance(condition, TypeError)
+    assert "must return a mapping" in str(condition)
+
+
+def test_a_crash(rush: Rush) -> None:
+    """Costs one worker and its task; nobody has to look for it."""
+    rush.start_local_workers(fun=crash_on_two, n_workers=2)
+    keys = rush.push_tasks([{"x": x} for x in range(20)])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    [row] = rush.fetch_failed_tasks()
+    assert row.key == keys[2]
+    assert isinstance(row.condition, WorkerLostError)
+    assert row.condition.exitcode == -signal.SIGKILL
+    assert rush.n_finished_tasks == 19
+    assert rush.lost_worker_ids == [row.worker_id] == rush.detect_lost_workers()
+    assert rush.detect_lost_workers() == []
+    assert rush.restart_workers(row.worker_id) == [row.worker_id]
+    rush.wait_for_workers(2, timeout=DEADLINE_S)
+    assert rush.lost_worker_ids == []
+
+
+def test_no_worker_is_left(rush: Rush) -> None:
+    """Who waits is told."""
+    rush.start_local_workers(fun=crash_on_two, n_workers=1)
+    keys = rush.push_tasks([{"x": 2}, {"x": 3}])
+    with pytest.warns(RuntimeWarning, match="no worker is left"):
+        assert not rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+
+
+def test_a_time_limit(rush: Rush) -> None:
+    """Ends the task; the worker goes on, under its id."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    keys = rush.push_tasks([{"x": x} for x in range(4)], timeouts=[30, 30, 0.3, 30])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+    [row] = rush.fetch_failed_tasks()
+    assert row.key == keys[2]
+    assert isinstance(row.condition, TaskTimeoutError)
+    assert set(rush.fetch_finished_tasks()["worker_id"]) == set(ids)
+
+
+def test_a_process_for_each_task(rush: Rush) -> None:
+    """A crash and a time limit cost the process of the task alone."""
+    rush.start_local_workers(worker_loop_process, fun=crash_on_two, n_workers=1)
+    keys = rush.push_tasks([{"x": x} for x in range(4)])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert isinstance(rush.fetch_failed_tasks()["condition"][0], WorkerLostError)
+    rush.stop_workers()
+    rush.start_local_workers(worker_loop_process, fun=sleep_on_two, n_workers=1)
+    [key] = rush.push_tasks([{"x": 2}], timeouts=0.3)
+    assert rush.wait_for_tasks(key, timeout=DEADLINE_S)
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskTimeoutError)
+    assert rush.lost_worker_ids == []
+
+
+def test_stopping(rush: Rush) -> None:
+    """Terminate lets a task finish, kill does not; unknown workers are told."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=2)
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    [key] = rush.push_priority_tasks([{"x": 2}], ids[0])
+    wait_until(lambda: rush.is_running_task(key))
+    assert rush.worker_states == {ids[0]: "running", ids[1]: "idle"}
+    rush.stop_workers(worker_ids=ids[1])
+    wait_until(lambda: rush.terminated_worker_ids == [ids[1]])
+    rush.stop_workers("kill")
+    wait_until(lambda: rush.killed_worker_ids == [ids[0]])
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
+    assert "Worker was killed" in str(rush.fetch_tasks([key])["condition"][0])
+    with pytest.warns(RuntimeWarning, match="no such workers: nobody"):
+        rush.stop_workers(worker_ids="nobody")
+
+
+def test_priorities(rush: Rush) -> None:
+    """Numbers order the queue; a task for one worker is nobody else's, unless that one is not there."""
+    order = rush.push_tasks([{"x": 1}]) + rush.push_priority_tasks([{"x": 2}], 5)
+    assert rush.queued_tasks == order[::-1]
+    with (
+        RushWorker(rush.network_id, rush._config.url, "w1") as one,
+        RushWorker(rush.network_id, rush._config.url) as two,
+    ):
+        [own] = rush.push_priority_tasks([{"x": 3}], "w1")
+        [shared] = rush.push_priority_tasks([{"x": 4}], "nobody")
+        assert rush.priority_info == {"w1": 1, two.worker_id: 0}
+        assert rush.fetch_priority_tasks().keys == [own]
+        popped = [two.pop_task(0) for _ in range(4)]
+        assert [task and task.key for task in popped] == [order[1], order[0], shared, None]
+        assert one.pop_task(0).key == own  # type: ignore[union-attr]
+        assert sorted(rush.running_tasks) == sorted([*order, own, shared])
+    # They have left without finishing anything.
+    assert rush.n_failed_tasks == 4
+
+
+def test_what_was_queued_for_a_worker_that_leaves(rush: Rush) -> None:
+    """Is for all."""
+    with RushWorker(rush.network_id, rush._config.url, "w1"):
+        keys = rush.push_priority_tasks([{"x": 3}], "w1")
+        assert rush.priority_info == {"w1": 1}
+    assert rush.queued_tasks == keys
+    assert rush.priority_info == {}
+
+
+def test_other_ends(rush: Rush) -> None:
+    """Tasks may come with their results or failures; the queue can be emptied."""
+    done = rush.push_finished_tasks([{"x": 1}, {"x": 2}], [{"y": 1}, {"y": 4}], extra=[{"from": "archive"}] * 2)
+    failed = rush.push_failed_tasks([{"x": 3}], "it was so")
+    queued = rush.push_tasks([{"x": 4}, {"x": 5}])
+    assert rush.empty_queue() == queued
+    assert rush.fetch_finished_tasks(fields=["key", "y"]).to_dicts() == [
+        {"key": done[0], "y": 1},
+        {"key": done[1], "y": 4},
+    ]
+    conditions = {row.key: str(row.condition) for row in rush.fetch_failed_tasks()}
+    assert conditions == {failed[0]: "it was so", **dict.fromkeys(queued, "Removed from queue")}
+    assert rush.tasks == done + failed + queued
+    assert rush.fetch_tasks().keys == rush.tasks
+    assert [rush.n_tasks, rush.n_queued_tasks, rush.n_finished_tasks, rush.n_failed_tasks] == [5, 0, 2, 3]
+
+
+def test_new_tasks(rush: Rush) -> None:
+    """Each finished task is new once."""
+    assert len(rush.fetch_new_tasks()) == 0
+    assert not rush.wait_for_new_tasks(timeout=0.05)
+    keys = rush.push_finished_tasks([{"x": 1}] * 3, [{"y": 1}] * 3)
+    assert rush.wait_for_new_tasks(timeout=DEADLINE_S)
+    assert rush.fetch_new_tasks().keys == keys
+    assert len(rush.fetch_new_tasks()) == 0
+    more = rush.push_finished_tasks([{"x": 1}], [{"y": 1}])
+    assert [row.key for row in rush.iter_new_tasks(timeout=0.05)] == more
+    assert rush.fetch_finished_tasks().keys == keys + more
+
+
+def test_waiting_wakes_on_an_event(rush: Rush) -> None:
+    """Who waits for new tasks is there as soon as one has ended."""
+    rush.start_local_workers(fun=add, n_workers=1)
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    rush.push_tasks([{"x1": 1, "x2": 1}])
+    assert len(rush.fetch_new_tasks(timeout=DEADLINE_S)) == 1
+
+
+def test_states_at_one_moment(rush: Rush) -> None:
+    """No task is in two states."""
+    queued = rush.push_tasks([{"x": 1}])
+    done = rush.push_finished_tasks([{"x": 2}], [{"y": 2}])
+    table = rush.fetch_tasks_with_state()
+    assert list(zip(table.keys, table["state"], strict=True)) == [(queued[0], "queued"), (done[0], "finished")]
+    assert rush.fetch_queued_tasks().keys == queued
+    with pytest.raises(ValueError, match="there is no state 'done'"):
+        rush.fetch_tasks_with_state(["done"])
+
+
+def test_terminate_when_the_queue_is_empty(rush: Rush) -> None:
+    """Workers leave by themselves."""
+    ids = rush.start_local_workers(fun=add, n_workers=2)
+    rush.push_tasks([{"x1": 1, "x2": 2}] * 10, terminate_workers=True)
+    wait_until(lambda: sorted(rush.terminated_worker_ids) == sorted(ids))
+    assert rush.n_finished_tasks == 10
+
+
+def test_names_that_collide(rush: Rush) -> None:
+    """Are refused before anything is sent."""
+    with pytest.raises(ValueError, match="'x' is an input"):
+        rush.push_tasks([{"x": 1}], extra=[{"x": 2}])
+    with pytest.raises(TypeError, match="must be a list of mappings"):
+        rush.push_tasks({"x": 1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="extra has 2 values for 1 tasks"):
+        rush.push_tasks([{"x": 1}], extra=[{"a": 1}, {"a": 2}])
+    assert rush.push_tasks([]) == []
+    assert rush.n_tasks == 0
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        [key] = worker.push_running_tasks([{"x": 1}])
+        with pytest.raises(ValueError, match="'x' is an input"):
+            worker.finish_tasks(key, {"x": 2})
+        assert worker.finish_tasks(key, {"y": 2}) == [key]
+
+
+def test_the_late_loser(rush: Rush, caplog: pytest.LogCaptureFixture) -> None:
+    """A result for a task that the worker does not hold is dropped, with a warning."""
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        [key] = worker.push_running_tasks([{"x": 1}])
+        assert worker.finish_tasks(key, {"y": 1}) == [key]
+        assert worker.finish_tasks(key, {"y": 2}) == []
+        assert worker.fail_tasks("no-such-task", "reason") == []
+    assert caplog.text.count("is dropped") == 2
+    assert rush.fetch_finished_tasks()["y"] == [1]
+
+
+def test_a_network_of_an_executor(url: str) -> None:
+    """Can be looked at, and nothing else; nor does an executor take over a network of rows."""
+    with RushExecutor(1, url=url, network_id="calls") as executor:
+        future = executor.submit(time.sleep, 0.3)
+        with Rush("calls", url) as rush:
+            wait_until(lambda: rush.n_running_tasks == 1)
+            assert rush.fetch_running_tasks()["state"] == ["running"]
+            assert rush.n_running_workers == 1
+            with pytest.raises(RushError, match="is a RushExecutor's"):
+                rush.push_tasks([{"x": 1}])
+        assert future.result() is None
+    with Rush("rows", url) as rush:
+        rush.push_tasks([{"x": 1}])
+        with pytest.raises(ValueError, match="keeps its tasks"):
+            RushExecutor(1, url=url, network_id="rows")
+        assert rush.n_queued_tasks == 1
+        rush.reset()
+
+
+def test_reset(rush: Rush, url: str) -> None:
+    """Deletes this network's keys alone, also of one with an odd name."""
+    with Rush("od*d[name]?", url) as odd, Rush("other", url) as other:
+        odd.push_tasks([{"x": 1}] * 3)
+        other.push_tasks([{"x": 1}])
+        odd.reset()
+        assert odd.n_tasks == 0
+        assert other.n_tasks == 1
+        assert odd.push_tasks([{"x": 1}]) == odd.tasks
+        odd.reset()
+        other.reset()
+
+
+def test_it_can_be_pickled(rush: Rush) -> None:
+    """And connects anew."""
+    keys = rush.push_tasks([{"x": 1}])
+    with pickle.loads(pickle.dumps(rush)) as copy:
+        assert copy.tasks == keys
+    assert rsh is Rush
+
+
+def test_large_values(rush: Rush) -> None:
+    """Beyond what a record holds."""
+    rush.start_local_workers(fun=lambda data: {"doubled": data * 2}, n_workers=1)
+    keys = rush.push_tasks([{"data": b"x" * 1_000_000}])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert rush.fetch_finished_tasks()["doubled"] == [b"x" * 2_000_000]
+    done = rush.push_finished_tasks([{"a": b"y" * 1_000_000}], [{"b": b"z" * 1_000_000}])
+    [row] = rush.fetch_tasks(done)
+    assert (len(row.xs["a"]), len(row.ys["b"])) == (1_000_000, 1_000_000)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_seeds(rush: Rush, n_workers: int) -> None:
+    """The same numbers for a seed, whoever runs what."""
+    import random
+
+    rush.start_local_workers(fun=lambda x: {"y": random.random()}, n_workers=n_workers)
+    keys = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
+    again = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
+    assert rush.wait_for_tasks(keys + again, timeout=DEADLINE_S)
+    assert rush.fetch_tasks(keys)["y"] == rush.fetch_tasks(again)["y"]
+    assert len(set(rush.fetch_tasks(keys)["y"])) == 20
+
+
+def test_a_private_server() -> None:
+    """Without a url there is one, as long as the object."""
+    with warnings.catch_warnings(), Rush() as rush:
+        rush.start_local_workers(fun=add, n_workers=1)
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+        assert "redis_version" in rush.redis_info
