@@ -39,7 +39,7 @@ _KINDS: Final[dict[str, _Kind]] = {
     "ended_at": "time",
     "attempts": "count",
 }
-# What pandas may find a type for: of lists, arrays and what looks like them it might make several columns or rows.
+# What a type may be looked for. Of lists, arrays and what looks like them pandas might make several columns or rows.
 _SCALARS: Final = (
     type(None),
     bool,
@@ -49,6 +49,7 @@ _SCALARS: Final = (
     str,
     bytes,
     dt.date,
+    dt.time,
     dt.timedelta,
     decimal.Decimal,
 )
@@ -107,6 +108,8 @@ def to_polars(columns: Sequence[ColumnValues]) -> pl.DataFrame:
         # Of arrays of one length polars would make another type than of others.
         known = [_as_list(value) for value in values]
         types = [pl.String] if kind == "text" else [None, pl.Float64, pl.List(pl.Float64)]
+        if not all(map(_is_plain, known)):
+            types = []  # Over a list of what it does not know polars panics, and says so on stderr.
         return _first_kept(
             known,
             [lambda dtype=dtype: pl.Series(label, known, dtype=dtype) for dtype in types],  # type: ignore[misc]
@@ -184,6 +187,18 @@ def _as_list(value: Any) -> Any:
     return plain(value)
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether there is nothing in a value but scalars that polars knows, lists and dicts of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) for name in value) and all(map(_is_plain, value.values()))
+    value = plain(value)
+    if isinstance(value, decimal.Decimal):
+        return value.is_finite()
+    return isinstance(value, _SCALARS) and not isinstance(value, complex)
+
+
 def _first_kept(
     values: list[Any],
     candidates: Iterable[Callable[[], Any]],
@@ -197,8 +212,10 @@ def _first_kept(
             column = make()
             if all(map(_is_kept, values, read(column))):
                 return column
-        except Exception:  # noqa: BLE001 - what libraries raise over values they have no type for is of many kinds
-            pass
+        except BaseException as error:
+            # Libraries raise errors of many kinds over what they have no type for; that of Rust is no Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
     return otherwise()
 
 

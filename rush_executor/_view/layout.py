@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, Final
@@ -22,8 +22,9 @@ __all__ = ["ENDS", "MOST_ROWS", "html_table", "text_table"]
 MOST_ROWS: Final = 20  # as many as fit into a small terminal
 ENDS: Final = 5  # of a longer table: how many rows at either end
 _CELL: Final = 32
-_HTML_CELL: Final = 200
+_HTML_CELL: Final = 80
 _HTML_COLUMNS: Final = 30
+_HTML_OTHERS: Final = 1000  # characters for the names of the others
 _GAP: Final = "  "
 _ELLIPSIS: Final = "..."
 _TIMES: Final = ("pushed_at", "started_at", "ended_at")
@@ -70,20 +71,29 @@ def html_table(columns: Mapping[str, Column], rows: Mapping[int, TaskRow], n: in
     chosen = set(list(_by_weight(columns, rows))[:_HTML_COLUMNS])
     shown = [_Cells.of(label, columns[label], rows, _HTML_CELL) for label in columns if label in chosen]
     hidden = [label for label in columns if label not in chosen]
-    lines = ["<div>", '<table border="1" class="dataframe">', "<thead>", "<tr>", "<th></th>"]
+    lines = [
+        "<div>",
+        '<table border="1" class="dataframe" style="white-space: nowrap">',
+        "<thead>",
+        "<tr>",
+        "<th></th>",
+    ]
     lines += [f'<th style="text-align: {cells.side}">{html.escape(cells.label)}</th>' for cells in shown]
     lines += ["</tr>", "</thead>", "<tbody>"]
-    for at, i in enumerate(rows):
+    for at, i in enumerate(rows if shown else ()):
         if at == ENDS and len(rows) < n:
-            lines.append(f"<tr><th>{_ELLIPSIS}</th>" + f"<td>{_ELLIPSIS}</td>" * len(shown) + "</tr>")
-        lines += ["<tr>", f"<th>{i}</th>"]
-        lines += [f'<td style="text-align: {cells.side}">{html.escape(cells.texts[at])}</td>' for cells in shown]
-        lines.append("</tr>")
+            lines.append(_html_row(_ELLIPSIS, [(cells.side, _ELLIPSIS) for cells in shown]))
+        lines.append(_html_row(str(i), [(cells.side, cells.texts[at]) for cells in shown]))
     lines += ["</tbody>", "</table>", f"<p>{_shape(columns, n)}</p>"]
     if hidden:
-        lines.append(f"<p>{html.escape(_others(hidden, is_all=False, limit=10 * _HTML_CELL))}</p>")
+        lines.append(f"<p>{html.escape(_others(hidden, is_all=False, limit=_HTML_OTHERS))}</p>")
     lines.append("</div>")
     return "\n".join(lines)
+
+
+def _html_row(head: str, cells: Iterable[tuple[str, str]]) -> str:
+    data = "".join(f'<td style="text-align: {side}">{html.escape(text)}</td>' for side, text in cells)
+    return f"<tr><th>{head}</th>{data}</tr>"
 
 
 @dataclass(frozen=True, slots=True)
