@@ -6,7 +6,7 @@ import pytest
 
 from rush_executor import _cli
 from rush_executor._agent.supervisor import AgentSettings
-from rush_executor._executor import agent_process
+from rush_executor._crew import agent_process
 from rush_executor._ledger import connection
 
 

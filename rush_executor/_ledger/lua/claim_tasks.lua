@@ -20,8 +20,8 @@ end
 -- A task that the network keeps may be without max_retries: its worker's loss while it runs is its end, but it may be run
 -- again when its worker was lost after it, before the outcome was told. That is no 0, which says: at most once.
 local function limits(max_retries, timeout)
-  max_retries = max_retries or '-1'
-  return timeout and max_retries .. ' ' .. timeout or max_retries
+  local most = max_retries or '-1'
+  return timeout and most .. ' ' .. timeout or most
 end
 local reply = {0}
 local held = redis.call('SMEMBERS', KEYS[3])
