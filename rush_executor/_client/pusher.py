@@ -6,7 +6,7 @@ import importlib.util
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rush_executor._config import HIGHEST_PRIORITY
 from rush_executor._ledger.connection import NetworkGone, WrongKind
@@ -17,7 +17,10 @@ from rush_executor._protocol.names import check_names
 from rush_executor._protocol.states import FAILED, FINISHED, QUEUED
 from rush_executor.errors import RushError
 
-__all__ = ["TaskPusher", "per_task"]
+__all__ = ["TaskPusher", "as_error", "per_task"]
+
+# So few are sent in one go.
+_SMALL_BATCH: Final = 500
 
 Row = Mapping[str, Any]
 
@@ -174,31 +177,26 @@ class TaskPusher:
     ) -> list[str]:
         rows = _rows("xss", xss)
         n = len(rows)
+        if not n:
+            return []
         extras = None if extra is None else per_task("extra", extra, n)
         own_seeds = None if seeds is None else _seeds(seeds, n)
         limits = None if timeouts is None else per_task("timeouts", timeouts, n)
         retries = None if max_retries is None else per_task("max_retries", max_retries, n)
         places = None if priority is None else [_place(p) for p in per_task("priority", priority, n)]
-        for limit in set(limits) if limits else ():
-            if not limit > 0:
-                raise ValueError(f"timeouts must be > 0 seconds, not {limit!r}")
-        for number in set(retries) if retries else ():
-            if not isinstance(number, int) or number < 0:
-                raise ValueError(f"max_retries must be integers >= 0, not {number!r}")
-        keys = [*_new_keys(n)]
-        encode = self._codec.encode
-        # All are checked before the first is sent.
+        _check_limits(limits, retries)
         for i, row in enumerate(rows):
             check_names(row, {}, extras[i] if extras else {})
-        tasks: list[KeptTask] = []
-        for i, key in enumerate(keys):
-            xs = dict(rows[i])
-            content = xs if own_seeds is None else (xs, own_seeds[i])
-            number, worker = places[i] if places else (0, "")
-            tasks.append(
-                KeptTask(
+        keys = [*_new_keys(n)]
+        encode = self._codec.encode
+
+        def tasks() -> Iterator[KeptTask]:
+            for i, key in enumerate(keys):
+                xs = dict(rows[i])
+                number, worker = places[i] if places else (0, "")
+                yield KeptTask(
                     key,
-                    encode(XS, key, content),
+                    encode(XS, key, xs if own_seeds is None else (xs, own_seeds[i]), is_known_plain=is_plain),
                     encode(EXTRA, key, dict(extras[i])) if extras and extras[i] else b"",
                     b"",
                     retries[i] if retries else 0,
@@ -206,8 +204,15 @@ class TaskPusher:
                     number,
                     worker,
                 )
-            )
-        self._send(QUEUED, tasks)
+
+        # What cannot fail is packed while the server takes what was packed before; anything else before the first is
+        # sent, so that a value that cannot be pickled fails the call and nothing was sent.
+        is_plain = own_seeds is None and extras is None and n > _SMALL_BATCH and self._codec.are_plain(rows)
+        if is_plain:
+            self._send(QUEUED, tasks)
+        else:
+            packed = list(tasks())
+            self._send(QUEUED, lambda: packed)
         if terminate_workers:
             with self._ledger_lock:
                 self._ledger.set_terminate_on_idle(wanted=True)
@@ -221,6 +226,8 @@ class TaskPusher:
         outcome: Callable[[str, int], bytes],
         yss: Sequence[Row] | None = None,
     ) -> list[str]:
+        if not rows:
+            return []
         extras = None if extra is None else per_task("extra", extra, len(rows))
         for i, row in enumerate(rows):
             check_names(row, yss[i] if yss else {}, extras[i] if extras else {})
@@ -235,23 +242,19 @@ class TaskPusher:
             )
             for i, key in enumerate(keys)
         ]
-        self._send(state, tasks)
+        self._send(state, lambda: tasks)
         return keys
 
-    def _send(self, state: str, tasks: Sequence[KeptTask], worker_id: str = "") -> None:
-        if not tasks:
-            return
+    def _send(self, state: str, tasks: Callable[[], Iterable[KeptTask]]) -> None:
         with self._ledger_lock:
             self._find()
             try:
-                self._ledger.create(state, tasks, worker_id)
+                self._ledger.create(state, tasks())
             except NetworkGone:
-                if worker_id:
-                    raise
                 # Somebody has reset the network: these are its first tasks.
                 self._is_found = False
                 self._find()
-                self._ledger.create(state, tasks)
+                self._ledger.create(state, tasks())
 
     def _find(self) -> None:
         """Joins the network, or creates it; the lock is held."""
@@ -290,6 +293,15 @@ def per_task(name: str, values: Any, n: int) -> Sequence[Any]:
     if len(each) != n:
         raise ValueError(f"{name} has {len(each)} values for {n} tasks")
     return each
+
+
+def _check_limits(limits: Sequence[float] | None, retries: Sequence[int] | None) -> None:
+    for limit in set(limits) if limits else ():
+        if not limit > 0:
+            raise ValueError(f"timeouts must be > 0 seconds, not {limit!r}")
+    for number in set(retries) if retries else ():
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"max_retries must be integers >= 0, not {number!r}")
 
 
 def derive_seed(seed: int, number: int) -> int:

@@ -6,7 +6,7 @@ serves a process, client or worker, whatever it does with rows; thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pickle import UnpicklingError, dumps, loads
 from typing import Any, Final
 
@@ -41,19 +41,24 @@ class RowCodec:
     def __init__(self, network_id: str, secret: bytes | None) -> None:
         self._envelope = Envelope(network_id, secret)
 
-    def encode(self, kind: str, task_id: str, content: Any) -> bytes:
+    def are_plain(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether these rows hold nothing but numbers, texts and the like, so that `encode` cannot fail."""
+        return all(type(row) is dict and is_plain((row,)) for row in rows)
+
+    def encode(self, kind: str, task_id: str, content: Any, *, is_known_plain: bool = False) -> bytes:
         """Makes the payload of a row, or of a row and what goes with it.
 
         Args:
             kind: `XS`, `YS` or `EXTRA`.
             task_id: The task.
             content: The row, or a tuple that begins with it.
+            is_known_plain: Whether `are_plain` has said so.
 
         Raises:
             PayloadError: A value cannot be pickled; the message names it.
         """
         try:
-            if is_plain((content,)):
+            if is_known_plain or is_plain((content,)):
                 return self._envelope.wrap(kind, task_id, PLAIN, dumps(content, PROTOCOL))
             return self._envelope.wrap_object(kind, task_id, 0, content)
         except Exception as error:  # noqa: BLE001 - reducers of the user's may raise anything

@@ -8,7 +8,7 @@
 -- Row: - push -> queued; - push_running, push_finished, push_failed -> running, finished, failed.
 -- Loser: NETWORKGONE when the network is not the one that the caller knows; WORKERGONE when a worker that has been taken
 --   for lost makes running tasks: nobody would ever end them.
--- Sent twice: the record of a task is there already, and the task is passed over.
+-- Sent twice: the record of the first task is there already, and so are the others: a script runs as a whole.
 -- A task for a worker that is not there (any more) is queued for all.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that was joined here')
@@ -16,6 +16,17 @@ end
 local state, worker = ARGV[2], ARGV[3]
 if state == 'running' and redis.call('SISMEMBER', KEYS[5], worker) == 0 then
   return redis.error_reply('WORKERGONE this worker has been taken for lost')
+end
+if ARGV[8] and redis.call('EXISTS', ARGV[4] .. ARGV[8]) == 1 then
+  -- Blobs that were sent again have a TTL again.
+  local at = 8
+  while at <= #ARGV do
+    for blob in string.gmatch(ARGV[at + 3], '%S+') do
+      redis.call('PERSIST', ARGV[5] .. blob)
+    end
+    at = at + 5 + tonumber(ARGV[at + 4])
+  end
+  return 0
 end
 local time = now()
 local sequence = 0
@@ -28,29 +39,27 @@ local at = 8
 while at <= #ARGV do
   local id, n = ARGV[at], tonumber(ARGV[at + 4])
   local key = ARGV[4] .. id
-  if redis.call('HSETNX', key, 'state', state) == 1 then
-    made[#made + 1] = id
-    if state == 'queued' then
-      local rank = string.format('%.0f', sequence + #made - tonumber(ARGV[at + 1]) * 1099511627776)
-      redis.call('HSET', key, 'rank', rank, 'pushed_at', time, unpack(ARGV, at + 5, at + 4 + n))
-      local target = ARGV[at + 2]
-      if target ~= '' and redis.call('SISMEMBER', KEYS[5], target) == 1 then
-        redis.call('ZADD', ARGV[6] .. target, rank, id)
-        n_for[target] = (n_for[target] or 0) + 1
-      else
-        ranked[#ranked + 1] = rank
-        ranked[#ranked + 1] = id
-      end
-    elseif state == 'running' then
-      redis.call('HSET', key, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time, 'started_at', time,
-        unpack(ARGV, at + 5, at + 4 + n))
+  made[#made + 1] = id
+  if state == 'queued' then
+    local rank = string.format('%.0f', sequence + #made - tonumber(ARGV[at + 1]) * 1099511627776)
+    redis.call('HSET', key, 'state', state, 'rank', rank, 'pushed_at', time, unpack(ARGV, at + 5, at + 4 + n))
+    local target = ARGV[at + 2]
+    if target ~= '' and redis.call('SISMEMBER', KEYS[5], target) == 1 then
+      redis.call('ZADD', ARGV[6] .. target, rank, id)
+      n_for[target] = (n_for[target] or 0) + 1
     else
-      redis.call('HSET', key, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time, 'ended_at', time,
-        unpack(ARGV, at + 5, at + 4 + n))
+      ranked[#ranked + 1] = rank
+      ranked[#ranked + 1] = id
     end
-    for blob in string.gmatch(ARGV[at + 3], '%S+') do
-      redis.call('PERSIST', ARGV[5] .. blob)
-    end
+  elseif state == 'running' then
+    redis.call('HSET', key, 'state', state, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time,
+      'started_at', time, unpack(ARGV, at + 5, at + 4 + n))
+  else
+    redis.call('HSET', key, 'state', state, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time,
+      'ended_at', time, unpack(ARGV, at + 5, at + 4 + n))
+  end
+  for blob in string.gmatch(ARGV[at + 3], '%S+') do
+    redis.call('PERSIST', ARGV[5] .. blob)
   end
   at = at + 5 + n
 end
