@@ -1,9 +1,10 @@
 """Pages that are printed from the code, so that they cannot say anything else than the code does.
 
-Two directives:
+Three directives:
 
 - `{task-states}` prints the state table (`rush_executor._protocol.states.TRANSITIONS`): a picture and a table;
-- `{module-docstring} some.module` prints a module's docstring, which is Markdown, as it is.
+- `{module-docstring} some.module` prints a module's docstring, which is Markdown, as it is;
+- `{rush-methods}` prints which method of rush in R is called what here, each name a link to its reference entry.
 
 A name that is not there, or a transition whose Lua script is not there, is a warning, and so an error in `make check`.
 """
@@ -24,6 +25,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import rush_executor
+import rush_methods
 from rush_executor._protocol import states
 
 log = logging.getLogger(__name__)
@@ -156,8 +158,35 @@ class ModuleDocstring(SphinxDirective):
         return holder.children
 
 
+class RushMethods(SphinxDirective):
+    """`{rush-methods}`: the methods of rush in R, and what they are called here."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """Prints the table."""
+        self.env.note_dependency(inspect.getfile(rush_methods))
+        lines = ["| in R | here | |", "|---|---|---|"]
+        for method in rush_methods.METHODS:
+            names = ", ".join(self._link(name) for name in method.here)
+            lines.append(f"| {method.in_r} | {names} | {method.note} |")
+        holder = nodes.container()
+        self.state.nested_parse(StringList(lines, source=inspect.getfile(rush_methods)), self.content_offset, holder)
+        return holder.children
+
+    def _link(self, name: str) -> str:
+        home: object = rush_executor
+        for part in name.split("."):
+            home = getattr(home, part, None)
+        if home is None:
+            log.warning("the table of methods names %s: it does not exist", name, location=self.get_location())
+        role = "py:class" if inspect.isclass(home) else "py:func" if "." not in name else "py:obj"
+        return f"{{{role}}}`{name} <rush_executor.{name}>`"
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("task-states", TaskStates)
     app.add_directive("module-docstring", ModuleDocstring)
+    app.add_directive("rush-methods", RushMethods)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
