@@ -18,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import ClassVar
 
+import rush_methods
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -25,7 +26,6 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import rush_executor
-import rush_methods
 from rush_executor._protocol import states
 
 log = logging.getLogger(__name__)

@@ -79,6 +79,12 @@ class PendingFutures:
             self._tasks[future.task_id] = task
         self._futures[future.task_id] = future
 
+    def attach(self, future: RushFuture) -> None:
+        """A task that was submitted before is waited for again; what it was is not known here."""
+        if future.task_id in self._futures:
+            raise ValueError(f"task {future.task_id} has a Future in this executor already")
+        self._futures[future.task_id] = future
+
     def take(self, task_id: str) -> RushFuture | None:
         """Takes a Future out, to resolve it; None when somebody else has."""
         future = self._futures.pop(task_id, None)

@@ -300,7 +300,7 @@ def _check_limits(limits: Sequence[float] | None, retries: Sequence[int] | None)
         if not limit > 0:
             raise ValueError(f"timeouts must be > 0 seconds, not {limit!r}")
     for number in set(retries) if retries else ():
-        if not isinstance(number, int) or number < 0:
+        if number < 0 or number != int(number):
             raise ValueError(f"max_retries must be integers >= 0, not {number!r}")
 
 

@@ -187,6 +187,31 @@ class Session:
             raise
         return future
 
+    def attach(self, task_ids: list[str]) -> list[RushFuture]:
+        """Makes Futures for tasks that were submitted before, by whomever.
+
+        Raises:
+            KeyError: There is no such task.
+            RuntimeError: The session takes no tasks any more.
+        """
+        futures: list[RushFuture] = []
+        with self._dispatcher.lock:
+            self._dispatcher.settle()
+            with self._lock:
+                self._check_open()
+                for task in task_ids:
+                    future = RushFuture(self, task, f"task {task}", None)
+                    future._is_sent = True
+                    self._pending.attach(future)
+                    futures.append(future)
+            found = self._uplink.attach(task_ids)
+        unknown = [task for task, is_there in zip(task_ids, found, strict=True) if not is_there]
+        if unknown:
+            for task in task_ids:
+                self._pending.take(task)
+            raise KeyError(f"network {self._config.network_id!r} has no task {', '.join(unknown)}")
+        return futures
+
     def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> None:
         """Takes no tasks any more; the listener thread ends the session when what was submitted is finished.
 
@@ -339,7 +364,7 @@ class Session:
 
     def _join_network(self, initializer: bytes) -> None:
         try:
-            network = self._uplink.open_network(new_id(), initializer)
+            network = self._uplink.open_network(new_id(), initializer, durable=self._config.is_durable)
         except WrongKind:
             raise ValueError(
                 f"network {self._config.network_id!r} keeps its tasks: it belongs to Rush. Choose another network_id"
@@ -350,7 +375,14 @@ class Session:
                 f"network {self._config.network_id!r} exists already, with an initializer of its own or none: pass "
                 "initializer where the network is created, or choose another network_id"
             )
+        if self._config.is_durable and not network.is_durable:
+            self._uplink.retire()
+            raise ValueError(
+                f"network {self._config.network_id!r} exists already and is not durable: pass durable=True where the "
+                "network is created, or choose another network_id"
+            )
         self._network = network
+        self._downlink.is_durable = network.is_durable
         if network.broken:
             self._break(network.broken[1:])
 
@@ -361,7 +393,7 @@ class Session:
         """
         before = self._network
         with self._dispatcher.lock:
-            network = self._uplink.open_network(new_id(), before.initializer, before.creator)
+            network = self._uplink.open_network(new_id(), before.initializer, before.creator, durable=before.is_durable)
             if network.initializer != before.initializer:
                 raise NetworkLostError(
                     f"the server lost its data ({why}), and network {self._config.network_id!r} was created again by "

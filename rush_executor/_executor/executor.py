@@ -202,6 +202,8 @@ class RushExecutor(_TaskExecutor):
         reconnect_timeout: Seconds that a lost server is waited for.
         heartbeat_period: Seconds between two signs of life of an agent (the parent of the workers on one machine).
         heartbeat_expire: Seconds without one after which its workers are taken for lost.
+        durable: Whether the network keeps tasks and outcomes when this program ends, however it ends: see `attach`.
+            Needs `url` and `network_id`. They stay until ``Rush(network_id, url).reset()``.
 
     Raises:
         ValueError, TypeError: An argument makes no sense; the message says which and why.
@@ -224,6 +226,7 @@ class RushExecutor(_TaskExecutor):
         reconnect_timeout: float = 60.0,
         heartbeat_period: float = 3.0,
         heartbeat_expire: float = 15.0,
+        durable: bool = False,
     ) -> None:
         _check_texts(url=url, network_id=network_id)
         if secret is not None and not isinstance(secret, str | bytes):
@@ -232,6 +235,8 @@ class RushExecutor(_TaskExecutor):
             raise TypeError(f"initargs must be a tuple, not {type(initargs).__name__}")
         url = url or default_url()
         self._n_own_workers = _checked_workers(max_workers, is_shared=url is not None and network_id is not None)
+        if durable and (url is None or network_id is None):
+            raise ValueError("durable needs url and network_id: what is kept must be found again")
         _check_positive_integer("max_tasks_per_child", max_tasks_per_child)
         _check_positive_integer("inner_max_num_threads", inner_max_num_threads)
         if initializer is not None and not callable(initializer):
@@ -256,6 +261,7 @@ class RushExecutor(_TaskExecutor):
                 reconnect_timeout_s=reconnect_timeout,
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,
+                is_durable=durable,
             )
             encoder = Encoder(config.network_id, config.secret)
             sealed = encoder.encode_initializer(initializer, tuple(initargs)) if initializer is not None else b""
@@ -285,6 +291,24 @@ class RushExecutor(_TaskExecutor):
     @property
     def _max_workers(self) -> int:
         return self._n_own_workers or max(1, self._session.n_workers())
+
+    def attach(self, task_ids: Iterable[str]) -> list[RushFuture]:
+        """Futures for tasks that were submitted before, in a network that is durable.
+
+        Whoever has submitted them (`RushFuture.task_id` names them) may be gone; if it is not, its own Futures of these
+        tasks are not resolved any more: a task has one client.
+
+        Args:
+            task_ids: Ids of tasks that have not been cancelled.
+
+        Returns:
+            A Future for each, in this order; of those that have ended, it is resolved in a moment.
+
+        Raises:
+            KeyError: There is no such task.
+            ValueError: It has a Future in this executor already.
+        """
+        return self._session.attach(list(task_ids))
 
     @property
     def _broken(self) -> bool:

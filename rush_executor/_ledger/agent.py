@@ -35,6 +35,7 @@ class NetworkRecord:
         initializer: Sealed; empty when there is none.
         is_broken: Whether the initializer has failed somewhere.
         keeps: Whether the network keeps its tasks.
+        is_durable: Whether it is an executor's, and keeps calls and their outcomes.
     """
 
     epoch: str
@@ -42,6 +43,7 @@ class NetworkRecord:
     initializer: bytes
     is_broken: bool
     keeps: bool = False
+    is_durable: bool = False
 
 
 class AgentLedger:
@@ -62,11 +64,13 @@ class AgentLedger:
 
     def network(self) -> NetworkRecord | None:
         """The network as it is now; None while nobody has created it."""
-        command = pack(("HMGET", self._keys.network, "epoch", "creator", "initializer", "broken", "kind"))
-        epoch, creator, initializer, broken, kind = self._channel.call(command)[0]
+        command = pack(("HMGET", self._keys.network, "epoch", "creator", "initializer", "broken", "kind", "durable"))
+        epoch, creator, initializer, broken, kind, durable = self._channel.call(command)[0]
         if epoch is None:
             return None
-        return NetworkRecord(epoch.decode(), creator.decode(), initializer, broken is not None, kind is not None)
+        return NetworkRecord(
+            epoch.decode(), creator.decode(), initializer, broken is not None, kind is not None, durable is not None
+        )
 
     def beat(self, expire_ms: int) -> None:
         """Gives a sign of life.

@@ -40,12 +40,14 @@ class OpenedNetwork:
         creator: The client that created it.
         broken: Outcome that says why it is broken; empty when it is not.
         initializer: Sealed; empty when there is none.
+        is_durable: Whether it keeps tasks and outcomes when clients leave.
     """
 
     epoch: str
     creator: str
     broken: bytes
     initializer: bytes
+    is_durable: bool = False
 
 
 class CancelReply(IntEnum):
@@ -77,16 +79,28 @@ class Uplink:
         self._epoch = ""
         self._can_mute = False
         k = keys
-        self._push_keys = (k.network, k.client(client_id), k.queued_tasks, k.bell, k.worker_ids)
+        self._push_keys = (
+            k.network,
+            k.client(client_id),
+            k.queued_tasks,
+            k.bell,
+            k.worker_ids,
+            k.all_tasks,
+            k.failed_tasks,
+        )
+        self._is_durable = False
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
-    def open_network(self, epoch: str, initializer: bytes, creator: str = "") -> OpenedNetwork:
+    def open_network(
+        self, epoch: str, initializer: bytes, creator: str = "", *, durable: bool = False
+    ) -> OpenedNetwork:
         """Joins the network, or creates it with this epoch and initializer.
 
         Args:
             epoch: Which creation of the network it is, if it is created.
             initializer: Sealed initializer, if it is created; empty for none.
             creator: Whose initializer that is; empty for this client's.
+            durable: Whether it is to keep tasks and outcomes, if it is created.
         """
         k = self._keys
         command = evalsha(
@@ -103,12 +117,14 @@ class Uplink:
                 k.task(),
                 k.blob(),
                 creator or self._client_id,
+                "1" if durable else "",
             ],
         )
-        [found, founder, broken, found_initializer] = self._channel.call(command)[0]
+        [found, founder, broken, found_initializer, is_durable] = self._channel.call(command)[0]
         self._epoch = found.decode()
+        self._is_durable = bool(is_durable)
         self._can_mute = self._channel.can_mute()
-        return OpenedNetwork(self._epoch, founder.decode(), broken, found_initializer)
+        return OpenedNetwork(self._epoch, founder.decode(), broken, found_initializer, self._is_durable)
 
     def push(
         self,
@@ -148,10 +164,8 @@ class Uplink:
         commands = [evalsha("push_tasks", self._push_keys, args)]
         if functions:
             key = self._keys.functions(self._client_id)
-            commands = [pack(("HSET", key, digest, body)) for digest, body in functions] + [
-                pack(("PEXPIRE", key, self._lease_ms)),
-                *commands,
-            ]
+            lease = [] if self._is_durable else [pack(("PEXPIRE", key, self._lease_ms))]
+            commands = [*(pack(("HSET", key, digest, body)) for digest, body in functions), *lease, *commands]
         again = [task for task in tasks if task.retries]
         if again:
             commands = [self._fence(batch, again), *commands]
@@ -179,6 +193,13 @@ class Uplink:
         args: list[str | bytes | float] = [self._keys.task(), self._keys.blob(), *task_ids]
         replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
         return [CancelReply(reply) for reply in replies]
+
+    def attach(self, task_ids: Sequence[str]) -> list[bool]:
+        """Has this client be told how tasks end that it, or another, has pushed before; False for each unknown one."""
+        k = self._keys
+        keys = (k.client(self._client_id), k.inbox(self._client_id))
+        replies = self._channel.call(evalsha("attach_tasks", keys, [self._client_id, k.task(), *task_ids]))[0]
+        return [reply == 1 for reply in replies]
 
     def kill(self, task_id: str) -> bool:
         """Asks that a running task be ended; False when it is not running."""
@@ -225,6 +246,9 @@ class Downlink:
 
     Each look is one round trip, which the server answers as soon as there is something, or after `BLOCK_S`. Reading
     takes nothing away, so a reply that got lost is asked for again.
+
+    Attributes:
+        is_durable: Whether the network keeps outcomes: to be set when it was opened.
     """
 
     def __init__(self, channel: Channel, keys: Keys, client_id: str) -> None:
@@ -233,6 +257,7 @@ class Downlink:
         k = keys
         self._inbox = k.inbox(client_id)
         self._trim_keys = (k.client(client_id), self._inbox, k.functions(client_id))
+        self.is_durable = False
 
     def receive(
         self,
@@ -255,10 +280,12 @@ class Downlink:
         Raises:
             NetworkGone: When trimming: the server does not know this client any more, or not that batch.
         """
-        commands = [delete_command(self._keys, blob_id) for blob_id in done_blobs]
+        commands = [] if self.is_durable else [delete_command(self._keys, blob_id) for blob_id in done_blobs]
         if trim:
             # Before the wait, and in one packet with it.
-            commands.append(evalsha("trim_inbox", self._trim_keys, [_next(position), n_taken]))
+            commands.append(
+                evalsha("trim_inbox", self._trim_keys, [_next(position), n_taken, 2 if self.is_durable else 3])
+            )
         block = ("BLOCK", _BLOCK_MS) if wait else ()
         commands.append(pack(("XREAD", "COUNT", _INBOX_BATCH, *block, "STREAMS", self._inbox, position)))
         reply = self._channel.call(*commands)[-1]

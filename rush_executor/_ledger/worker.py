@@ -56,9 +56,12 @@ class WorkerLedger:
         worker_id: The worker.
         epoch: Which creation of the network it was started for.
         keeps: Whether the network keeps its tasks.
+        is_durable: Whether it keeps calls and their outcomes.
     """
 
-    def __init__(self, channel: Channel, keys: Keys, worker_id: str, epoch: str, *, keeps: bool = False) -> None:
+    def __init__(
+        self, channel: Channel, keys: Keys, worker_id: str, epoch: str, *, keeps: bool = False, is_durable: bool = False
+    ) -> None:
         self._channel = channel
         self._keys = keys
         self._worker_id = worker_id
@@ -69,6 +72,7 @@ class WorkerLedger:
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
         self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
         self._keeps = keeps
+        self._keeps_outcomes = keeps or is_durable
         self._bells: tuple[str, ...] = (k.bell,)
         if keeps:
             self._claim_keys += (k.worker_queue(worker_id),)
@@ -150,7 +154,7 @@ class WorkerLedger:
         args: list[str | bytes | float] = [self._worker_id, k.task(), k.client(), k.blob()]
         for claim in claims:
             args += (claim.task_id, claim.attempt)
-        keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids)
+        keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids, k.network)
         return int(self._channel.call(evalsha("release_tasks", keys, args))[0])
 
     def function(self, client_id: str, digest: str) -> bytes:
@@ -178,13 +182,12 @@ class WorkerLedger:
 
     def _finish(self, outcomes: Sequence[Outcome]) -> bytes:
         args: list[str | bytes | float] = [*self._finish_args]
-        if not self._keeps:
+        if not self._keeps_outcomes:
             for outcome in outcomes:
                 claim = outcome.claim
                 args += (claim.task_id, claim.attempt, self._tagged(outcome))
             return evalsha("finish_tasks", (self._running_key,), args)
         k = self._keys
-        args = [self._worker_id, k.task(), k.blob()]
         for outcome in outcomes:
             claim = outcome.claim
             # Attempt 0: the one that runs.

@@ -75,7 +75,9 @@ def run_worker(settings: WorkerSettings) -> int:
     """
     config, keys = settings.config, Keys(settings.config.network_id)
     channel = Channel(open_pool(config.url), reconnect_timeout_s=config.reconnect_timeout_s)
-    ledger = WorkerLedger(channel, keys, settings.worker_id, settings.record.epoch)
+    ledger = WorkerLedger(
+        channel, keys, settings.worker_id, settings.record.epoch, is_durable=settings.record.is_durable
+    )
     lock = threading.Lock()
 
     def fetch(client_id: str, digest: str) -> bytes:

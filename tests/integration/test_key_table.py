@@ -31,17 +31,19 @@ def check(rig: Rig, seen: set[str], fields: dict[str, set[str]]) -> None:
             fields.setdefault(name, set()).update(field.decode() for field in rig.redis.hkeys(key))
         if name in ("client", "inbox", "functions", "heartbeat", "kills"):
             assert row.has_ttl
-            assert rig.ttl_ms(key) > 0, f"{key} may lie there for ever"
+            is_kept = name == "functions" and rig.redis.hexists(rig.keys.network, "durable")
+            assert is_kept or rig.ttl_ms(key) > 0, f"{key} may lie there for ever"
         seen.add(name)
 
 
 def test_a_server_holds_what_the_table_says(rig: Rig) -> None:
     """Through all that can happen to a task: no key, type or field that the table does not tell, and none missing."""
     seen, fields = executors_story(rig)
+    durable_fields = durable_story(rig)
     kept_seen, kept_fields = keepers_story(rig)
     assert seen | kept_seen == ROWS.keys(), "the stories leave out a key, or the table has one too many"
     for name in fields.keys() | kept_fields.keys():
-        found = fields.get(name, set()) | kept_fields.get(name, set())
+        found = fields.get(name, set()) | kept_fields.get(name, set()) | durable_fields.get(name, set())
         assert found == ROWS[name].fields, f"fields of {name}"
 
 
@@ -96,6 +98,39 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     ledger.reset()
     assert not [key for key in rig.dump() if "agent" not in key]
     return seen, fields
+
+
+def durable_story(rig: Rig) -> dict[str, set[str]]:
+    """A client that leaves a durable network, and one that is told what its tasks came to."""
+    fields: dict[str, set[str]] = {}
+    clients = [rig.client(name, is_open=False) for name in ("c2", "c3")]
+    epoch = clients[0].uplink.open_network("epoch-2", b"", durable=True).epoch
+    worker = rig.worker("w9", agent_id="a9", epoch=epoch)
+    ledger = WorkerLedger(rig.channel(), rig.keys, worker.id, epoch, is_durable=True)
+    large = b"x" * LARGE_PAYLOAD
+    ids = clients[0].send(clients[0].tasks(3), [("digest", b"body")])
+    claims = [ledger.exchange([], limit=1, wait=False).claims[0]]
+    assert ledger.finish([Outcome(claims[0], False, large)]) == []
+    check(rig, set(), fields)
+    clients[0].leave()
+    assert rig.redis.hgetall(rig.keys.functions("c2")) == {b"digest": b"body"}
+    claims += ledger.exchange([], limit=1, wait=False).claims
+    assert ledger.finish([Outcome(claims[1], True, b"failure")]) == []
+    clients[1].uplink.open_network("epoch-3", b"", durable=True)
+    assert clients[1].uplink.attach([*ids, "unknown"]) == [True, True, True, False]
+    told = dict(clients[1].receive())
+    assert {task: outcome[:1] for task, outcome in told.items()} == {ids[0]: b"f", ids[1]: b"E"}
+    assert rig.ttl_ms(rig.keys.blob(told[ids[0]][1:].decode())) == -1
+    check(rig, set(), fields)
+    assert rig.dump()["finished_tasks"] == ids[:1]
+    assert rig.dump()["failed_tasks"] == {ids[1]}
+    assert rig.dump()["all_tasks"] == ids
+    clients[1].leave()
+    ledger.close()
+    rig.leave()
+    TaskLedger(rig.channel(), rig.keys).reset()
+    assert not rig.dump()
+    return fields
 
 
 def executors_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:

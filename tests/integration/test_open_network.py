@@ -59,7 +59,7 @@ def test_open_sent_twice(rig: Rig) -> None:
     client = rig.client()
     packets = client.up_channel.sent[0]
     before = rig.dump()
-    assert rig.send_again(packets, packets) == [[[EPOCH.encode(), b"c1", b"", b""]]] * 2
+    assert rig.send_again(packets, packets) == [[[EPOCH.encode(), b"c1", b"", b"", b""]]] * 2
     assert rig.dump() == before
     client.push(2)
     before = rig.dump()

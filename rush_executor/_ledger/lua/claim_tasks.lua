@@ -11,7 +11,8 @@
 -- Sent twice: what stands in the worker's running_tasks, and it does not know of, was given by a reply that it never saw,
 -- and is given again, same attempt, before anything new.
 -- A worker gets no more than its fair share of the queue. A task whose client is gone is dropped, not run.
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+local network = redis.call('HMGET', KEYS[1], 'epoch', 'durable')
+if network[1] ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that this worker was started for')
 end
 if redis.call('SISMEMBER', KEYS[4], ARGV[2]) == 0 then
@@ -65,7 +66,7 @@ end
 local time = KEYS[5] and now()
 local batch = #popped / 2
 local claimed = {}
-local is_there = client_check(ARGV[5])
+local is_there = client_check(ARGV[5], network[2])
 for i = 1, #popped, 2 do
   local id = popped[i]
   local key = ARGV[4] .. id

@@ -16,12 +16,13 @@
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
   return {-1, -1}
 end
-local is_there = client_check(ARGV[6])
+local network = redis.call('HMGET', KEYS[8], 'kind', 'durable')
+local keeps, durable = network[1] == 'tasks', network[2]
+local is_there = client_check(ARGV[6], durable)
 local ranked = {}
 local failed = 0
 local held = redis.call('SMEMBERS', KEYS[1])
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
-local keeps = redis.call('HGET', KEYS[8], 'kind') == 'tasks'
 redis.call('DEL', KEYS[1], KEYS[12])
 local was_there = redis.call('SREM', KEYS[4], ARGV[1]) + redis.call('SREM', KEYS[3], ARGV[1]) > 0
 local time
@@ -46,12 +47,14 @@ for _, id in ipairs(held) do
       drop(key, ARGV[8], task[6])
     elseif losses > tonumber(task[4] or '0') or (is_guilty and ARGV[9] ~= 'L') then
       local outcome = (is_guilty and ARGV[9] or 'L') .. losses .. ' ' .. ARGV[4]
-      if client then
+      if client and not durable then
         drop(key, ARGV[8], task[6])
-        deliver(ARGV[6] .. client, ARGV[7] .. client, {id, outcome})
       else
         redis.call('HSET', key, 'losses', losses)
         kept_failure(key, id, KEYS[9], outcome, time or now())
+      end
+      if client then
+        deliver(ARGV[6] .. client, ARGV[7] .. client, {id, outcome})
       end
       failed = failed + 1
     else
@@ -71,9 +74,9 @@ if keeps then
   if #own > 0 then
     ring(KEYS[6], KEYS[3], #own / 2)
   end
-  if failed > 0 then
-    tell_ends(KEYS[10])
-  end
+end
+if failed > 0 and (keeps or durable) then
+  tell_ends(KEYS[10])
 end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))

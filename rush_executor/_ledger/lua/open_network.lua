@@ -2,22 +2,27 @@
 -- KEYS: 1 network, 2 client_ids, 3 client:<client>, 4 queued_tasks, 5 inbox:<client>
 -- ARGV: 1 client id, 2 epoch to use if the network is new, 3 lease in ms, 4 initializer ('' for none),
 --       5-9 key prefixes of client:, inbox:, functions:, task:, blob:, 10 creator if the network is new: the one whose
---       initializer it is, which another client may put back after the server has lost its data
--- Returns: {epoch, creator's client id, broken ('' if not), initializer}
+--       initializer it is, which another client may put back after the server has lost its data, 11 '1' for a durable
+--       network if it is new
+-- Returns: {epoch, creator's client id, broken ('' if not), initializer, '1' if it is durable, else ''}
 -- Row: none (no task changes state). Sent twice: the second finds the network of the first and answers the same.
 -- Loser: WRONGKIND when the network is not an executor's.
--- A network whose clients are all gone is a leftover: its queue is emptied and it gets a new epoch.
+-- A network whose clients are all gone is a leftover, unless it is durable: its queue is emptied and it gets a new epoch.
 if redis.call('HGET', KEYS[1], 'kind') then
   return redis.error_reply('WRONGKIND the network keeps its tasks')
 end
-clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7])
-if redis.call('SCARD', KEYS[2]) == 0 then
+local is_durable = redis.call('HEXISTS', KEYS[1], 'durable') == 1
+clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7], is_durable)
+if redis.call('SCARD', KEYS[2]) == 0 and not is_durable then
   for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
     local key = ARGV[8] .. id
     drop(key, ARGV[9], redis.call('HGET', key, 'blob'))
   end
   redis.call('DEL', KEYS[1], KEYS[4])
   redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'creator', ARGV[10], 'initializer', ARGV[4])
+  if ARGV[11] == '1' then
+    redis.call('HSET', KEYS[1], 'durable', '1')
+  end
 end
 if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
   redis.call('HSET', KEYS[3], 'lease', ARGV[3], 'pushed', '0')
@@ -26,5 +31,5 @@ if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
   redis.call('XADD', KEYS[5], 'MAXLEN', 0, '*', '', '')
   redis.call('PEXPIRE', KEYS[5], ARGV[3])
 end
-local network = redis.call('HMGET', KEYS[1], 'epoch', 'creator', 'broken', 'initializer')
-return {network[1], network[2], network[3] or '', network[4]}
+local network = redis.call('HMGET', KEYS[1], 'epoch', 'creator', 'broken', 'initializer', 'durable')
+return {network[1], network[2], network[3] or '', network[4], network[5] or ''}

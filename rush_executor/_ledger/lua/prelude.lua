@@ -29,12 +29,12 @@ local function drop(key, blob_prefix, blob)
 end
 
 -- client_check: a function that says whether a client is there, and asks the server once for each. What a client that is
--- gone had queued goes nowhere any more: once the last client has left, nobody would ever take it away. A task without a
--- client is the network's own, which keeps it.
-local function client_check(client_prefix)
+-- gone had queued goes nowhere any more: once the last client has left, nobody would ever take it away. Unless the network
+-- is durable, and keeps it; a task without a client is the network's own in any case.
+local function client_check(client_prefix, durable)
   local known = {}
   return function(client)
-    if not client then
+    if durable or not client then
       return true
     end
     if known[client] == nil then
@@ -44,12 +44,13 @@ local function client_check(client_prefix)
   end
 end
 
--- clear_stale: take clients whose lease has run out off the list, and what was kept for them.
-local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_prefix)
+-- clear_stale: take clients whose lease has run out off the list, and what was kept for them. In a durable network their
+-- functions stay: tasks of theirs may still be run.
+local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_prefix, durable)
   for _, id in ipairs(redis.call('SMEMBERS', client_ids)) do
     if redis.call('EXISTS', client_prefix .. id) == 0 then
       redis.call('SREM', client_ids, id)
-      redis.call('UNLINK', inbox_prefix .. id, functions_prefix .. id)
+      redis.call('UNLINK', inbox_prefix .. id, durable and inbox_prefix .. id or functions_prefix .. id)
     end
   end
 end

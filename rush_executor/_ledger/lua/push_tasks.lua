@@ -1,5 +1,5 @@
 -- Purpose: put a batch of tasks into the queue.
--- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids
+-- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids, 6 all_tasks, 7 failed_tasks
 -- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
 --       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)
@@ -9,7 +9,8 @@
 -- even if its tasks have been run and delivered since. A client that starts again in the middle of a push writes the
 -- blobs again, which gives them a TTL: they are put right as well.
 -- A rank is priority first, then order of submission: 2^40 submissions, 4095 priorities each way, all exact in a double.
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+local network = redis.call('HMGET', KEYS[1], 'epoch', 'durable')
+if network[1] ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that this client opened')
 end
 local pushed = redis.call('HGET', KEYS[2], 'pushed')
@@ -31,11 +32,21 @@ if tonumber(ARGV[3]) <= tonumber(pushed) then
   return 0
 end
 local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
-local ranked = {}
+local ranked, made = {}, {}
+local time = network[2] and now()
 for i = 1, n do
   local at = 6 * i - 1
   local id, timeout, blob = ARGV[at + 1], ARGV[at + 5], ARGV[at + 6]
   local rank = string.format('%.0f', sequence + i - tonumber(ARGV[at + 3]) * 1099511627776)
+  if time then
+    -- One that has failed and is retried is there already, and has ended.
+    if redis.call('SREM', KEYS[7], id) == 1 then
+      redis.call('HDEL', ARGV[4] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
+    else
+      made[#made + 1] = id
+    end
+    redis.call('HSET', ARGV[4] .. id, 'pushed_at', time)
+  end
   if blob == '' then
     redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
       'rank', rank, 'max_retries', ARGV[at + 4])
@@ -51,6 +62,9 @@ for i = 1, n do
   ranked[2 * i] = id
 end
 redis.call('ZADD', KEYS[3], unpack(ranked))
+if #made > 0 then
+  redis.call('RPUSH', KEYS[6], unpack(made))
+end
 redis.call('HSET', KEYS[2], 'pushed', ARGV[3])
 ring(KEYS[4], KEYS[5], n)
 return n

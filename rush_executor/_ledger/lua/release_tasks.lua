@@ -1,12 +1,12 @@
 -- Purpose: a worker gives back tasks that it has claimed and not started.
--- KEYS: 1 running_tasks:<worker>, 2 queued_tasks, 3 bell, 4 worker_ids
+-- KEYS: 1 running_tasks:<worker>, 2 queued_tasks, 3 bell, 4 worker_ids, 5 network
 -- ARGV: 1 worker id, 2-4 prefixes of task:, client:, blob:, then for each task: id, attempt
 -- Returns: how many went back
 -- Row: running release -> queued, uncharged, at the place in the queue that the task had.
 -- Loser: what the worker does not hold (any more) is passed over.
 -- Sent twice: the first has taken the worker's name off the task, so the second passes it over.
 -- A task whose client is gone does not go back, it is dropped.
-local is_there = client_check(ARGV[3])
+local is_there = client_check(ARGV[3], redis.call('HGET', KEYS[5], 'durable'))
 local ranked = {}
 for at = 5, #ARGV, 2 do
   local id = ARGV[at]
