@@ -6,6 +6,9 @@ process that the test started may live. Waiting is done with `eventually`: a con
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -15,9 +18,21 @@ import pytest
 
 from rush_executor import RushExecutor
 from rush_executor.testing import keys_left, temporary_server
+from tests.leftovers import no_leftovers
 
 _T = TypeVar("_T")
 _DEADLINE_S = 30.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Also in each of xdist's workers."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # So a shell starts what is to run in its background, and so would every program that a test starts, and then
+        # sends a Ctrl-C, ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    guard = contextlib.ExitStack()
+    guard.enter_context(no_leftovers())
+    config.add_cleanup(guard.close)
 
 
 def eventually(condition: Callable[[], _T], *, deadline_s: float = _DEADLINE_S) -> _T:

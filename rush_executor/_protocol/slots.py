@@ -53,6 +53,10 @@ class Slot:
         buffer[_ID : _ID + len(raw)] = raw
         buffer[_LENGTH] = len(raw)
 
+    def set_limit(self, end_at: float, timeout_s: float) -> None:
+        """The task that was begun must have ended at another time."""
+        self._buffer[_LIMITS:_ID] = _limits.pack(end_at, timeout_s)
+
     def end(self) -> None:
         """The task's outcome is encoded."""
         self._buffer[_LENGTH] = 0

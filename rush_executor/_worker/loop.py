@@ -40,6 +40,9 @@ _OWN_FRAMES: Final = 2
 
 # The agent looks at every slot this often, or a little more often.
 _LOOKED_AT_S: Final = 1.0
+# How long it may take to load a call that has a time limit, beyond that limit: to fetch it, and to import for the first
+# time what it needs. Far above what that takes on a busy machine; what takes longer hangs.
+_LOADING_S: Final = 60.0
 
 
 class PayloadDecoder(Protocol):
@@ -224,11 +227,7 @@ class TaskLoop:
     def _run(self, claim: Claim) -> Outcome:
         decoder, task_id = self._decoder, claim.task_id
         if claim.timeout_s:
-            self._slot.begin(task_id, time.monotonic() + claim.timeout_s, claim.timeout_s)
-            if claim.timeout_s < _LOOKED_AT_S:
-                # The agent looks by itself, but not so often. When it has many bytes to read, one less is fine.
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._wake_fd, b"\0")
+            self._slot.begin(task_id, time.monotonic() + _LOADING_S + claim.timeout_s, claim.timeout_s)
         else:
             self._slot.begin(task_id)
         try:
@@ -259,6 +258,8 @@ class TaskLoop:
                 raise PayloadError(f"the payload of task {claim.task_id} is gone from the server") from None
         task_id = claim.task_id
         call = self._decoder.decode_call(client_of(task_id), task_id, payload)
+        if claim.timeout_s:
+            self._start_clock(claim.timeout_s)
         self.is_in_task = True
         if call.is_chunk:
             values, failure = run_chunk(call.fn, call.args[0])
@@ -267,6 +268,17 @@ class TaskLoop:
         value = call.fn(*call.args, **call.kwargs)
         self.is_in_task = False
         return self._decoder.encode_result(task_id, value)
+
+    def _start_clock(self, timeout_s: float) -> None:
+        """The time limit is the call's. A new worker, in the place of one that was killed, loads everything anew.
+
+        Were that the call's time, a task would pay for the one before, and, killed for it, have the next one pay.
+        """
+        self._slot.set_limit(time.monotonic() + timeout_s, timeout_s)
+        if timeout_s < _LOOKED_AT_S:
+            # The agent looks by itself, but not so often. When it has many bytes to read, one less is fine.
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_fd, b"\0")
 
 
 def _take(queue: deque[_T]) -> list[_T]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ from tests.acceptance.programs import REPOSITORY, environment
 __all__ = ["Agent", "Server", "is_alive"]
 
 _LEAVE_DEADLINE_S = 30.0
+_STOP_DEADLINE_S = 30.0
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -33,6 +35,13 @@ def is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def _has_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Server:
@@ -132,9 +141,13 @@ class Agent:
         return {process.pid for process in self._family()} - {self._popen.pid}
 
     def stop(self) -> None:
-        """SIGSTOP for the agent and its workers."""
+        """SIGSTOP for the agent and its workers; they have stopped when this returns."""
         # First the agent: it would see what becomes of a worker.
         self._signal_all(signal.SIGSTOP)
+        give_up_at = time.monotonic() + _STOP_DEADLINE_S
+        while not all(map(_has_stopped, self._family())):
+            assert time.monotonic() < give_up_at, "processes do not stop"
+            time.sleep(0.001)
 
     def go_on(self) -> None:
         """SIGCONT for the agent and its workers."""

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 import psutil
 
 from rush_executor import RushExecutor
+from rush_executor._protocol.keys import Keys
 from rush_executor.testing import keys_left
 from tests.acceptance.programs import REPOSITORY, environment
-from tests.chaos.parties import Agent, is_alive
+from tests.chaos.parties import Agent, Server, is_alive
 from tests.chaos.tasks import POISONS
 from tests.chaos.trial import NETWORK, QUICK, Trial
 from tests.integration.proxy import Proxy
@@ -143,20 +144,10 @@ def zombie(trial: Trial, n_faults: int) -> None:
     stopped, _ = trial.agent(server.url, heartbeats=QUICK), trial.agent(server.url, heartbeats=QUICK)
     for _ in range(n_faults):
         with trial.load(executor, 0.05):
-            pids: set[int] = set()
-
-            def is_at_work(pids: set[int] = pids) -> bool:
-                pids.update(stopped.worker_pids())
-                return bool(pids & {start.pid for start in trial.starts()[-20:]})
-
-            trial.wait_for(is_at_work, "the agent's first task")
-            trial.excuse(*pids)
-            stopped.stop()
-            held = _last_starts(trial, pids)
-            # Whoever was caught between two tasks holds none.
-            took_s = trial.wait_for(lambda held=held: _n_again(trial, held) > 0, "its tasks to be taken over")  # type: ignore[misc]
+            held = _stop_at_work(trial, server, stopped)
+            # By somebody else: the stopped ones cannot.
+            took_s = trial.wait_for(lambda held=held: trial.are_done(held), "its tasks to be taken over")  # type: ignore[misc]
             trial.wait_for_progress(20)
-            n_again = _n_again(trial, held)
             stopped.go_on()
             trial.recover(executor)
             n_starts = len(trial.starts())
@@ -167,17 +158,35 @@ def zombie(trial: Trial, n_faults: int) -> None:
         trial.settle()
     n_late = stopped.log.count("came too late") + stopped.log.count("is dropped unless")
     trial.check(n_late, "no late result was refused")
-    trial.note(f"taken over after {took_s:.2f} s ({n_again} tasks), {n_late} late results refused")
+    trial.note(f"{len(held)} tasks were taken over after {took_s:.2f} s, {n_late} late results refused")
 
 
-def _last_starts(trial: Trial, pids: set[int]) -> dict[int, float]:
-    """What each of these processes has started last: number and instant."""
-    last = {start.pid: start for start in trial.starts() if start.pid in pids}
-    return {start.index: start.at for start in last.values()}
+def _stop_at_work(trial: Trial, server: Server, agent: Agent) -> set[str]:
+    """Stops an agent and its workers while they hold tasks, and says which, as the ledger has it.
 
+    What was started last tells nothing: who has just begun to look for the next task holds none, or one that it has not
+    started yet.
+    """
+    keys, held = Keys(NETWORK), set[str]()
 
-def _n_again(trial: Trial, held: dict[int, float]) -> int:
-    return len({start.index for start in trial.starts() if start.at > held.get(start.index, float("inf"))})
+    def is_caught() -> bool:
+        trial.excuse(*agent.worker_pids())
+        agent.stop()
+        pids = agent.worker_pids()
+        trial.excuse(*pids)
+        # What they had sent before they stopped comes before the second answer.
+        for _ in range(2):
+            held.clear()
+            for worker_id in server.ask("SMEMBERS", keys.worker_ids):
+                if int(server.ask("HGET", keys.worker(worker_id.decode()), "pid") or 0) in pids:
+                    tasks = server.ask("SMEMBERS", keys.running_tasks(worker_id.decode()))
+                    held.update(task.decode() for task in tasks)
+        if not held:
+            agent.go_on()
+        return bool(held)
+
+    trial.wait_for(is_caught, "the agent to hold a task")
+    return held
 
 
 # -------------------------------------------------------------------------------------------------------------- server

@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from typing import Any, Self
 
 import psutil
 
-from rush_executor import RushExecutor
+from rush_executor import RushExecutor, RushFuture
 from rush_executor.testing import keys_left
 from tests.chaos import tasks
 from tests.chaos.parties import Agent, Server, is_alive
@@ -99,6 +99,7 @@ class Trial:
         self._began_at = time.monotonic()
         self._changed = threading.Condition()
         self._pending: dict[int, Future[Any]] = {}
+        self._done_ids: set[str] = set()
         self._sizes: dict[int, int] = {}
         self._submitted_at: dict[int, float] = {}
         self._n_calls: Counter[int] = Counter()
@@ -299,6 +300,10 @@ class Trial:
         """Futures that were resolved."""
         return len(self._n_calls)
 
+    def are_done(self, task_ids: Collection[str]) -> bool:
+        """Whether the Futures of these tasks were resolved."""
+        return self._done_ids.issuperset(task_ids)
+
     def starts(self) -> list[Start]:
         """What tasks have written so far, in the order of their starts."""
         lines = Path(self.path).read_text().splitlines()
@@ -332,11 +337,13 @@ class Trial:
         return self._errors
 
     def _done(self, index: int, future: Future[Any]) -> None:
+        assert isinstance(future, RushFuture)
         # Not kept: results may be large.
         error = "CancelledError" if future.cancelled() else type(future.exception()).__name__
         is_right = error == "NoneType" and future.result() == tasks.result_of(index, self._sizes[index])
         with self._changed:
             self._n_calls[index] += 1
+            self._done_ids.add(future.task_id)
             self.row.slowest_s = max(self.row.slowest_s, time.monotonic() - self._submitted_at[index])
             if self._n_calls[index] == 1:
                 if error != "NoneType":

@@ -102,3 +102,13 @@ def test_an_id_that_does_not_fit() -> None:
     with pytest.raises(ValueError):
         slot.begin("x" * 256)
     assert slot.current() == ""
+
+
+def test_another_limit() -> None:
+    """It is the same task, under the new limit; none when it has ended."""
+    slot = Slot(bytearray(SLOT_SIZE))
+    slot.begin("task", 5.0, 2.0)
+    slot.set_limit(3.0, 2.0)
+    assert (slot.current(), slot.limits()) == ("task", (3.0, 2.0))
+    slot.end()
+    assert slot.limits() == (0.0, 0.0)
