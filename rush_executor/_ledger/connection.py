@@ -56,10 +56,13 @@ _LARGE = 1 << 18
 _MUTE = pack(("CLIENT", "REPLY", "SKIP"))
 _ECHOES = ("heard", "muted")
 _OLDEST_REDIS = (6, 2)
-# Error replies that say "not now": the server is loading, failing over, full, or runs a long script. redis-py has
-# classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind "Error running script
-# (...): -".
-_NOT_NOW = re.compile(r"(?:.*: -)?(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+# Error replies that say "not now": the server is loading, failing over (who waits at it is UNBLOCKED), full, or runs a
+# long script. redis-py has classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind
+# "Error running script (...): -".
+_NOT_NOW = re.compile(
+    r"(?:.*: -)?"
+    r"(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b"
+)
 _NOT_NOW_CLASSES = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, NoScriptError)
 
 
