@@ -188,7 +188,8 @@ class Supervisor:
             if now - self._lost_at >= self._settings.config.reconnect_timeout_s:
                 raise
             due_at = now + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            # Back before those that are back already take this agent for dead.
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S, self._settings.config.doubt_s / 2)
         else:
             self._lost_at, self._pause_s = None, _FIRST_PAUSE_S
         if not self._is_finished():
