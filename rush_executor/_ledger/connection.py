@@ -129,6 +129,12 @@ def check_server(url: str) -> None:
             return
         raise ServerError(f"the server at {redact(url)} does not let us in: {error}") from error
     except RedisError as error:
+        if isinstance(error, RedisConnectionError) and "connecting to" not in str(error):
+            # Most often the reason comes too late to be read: the line is closed already when something is sent.
+            raise ServerError(
+                f"the server at {redact(url)} closes the connection at once: {str(error).rstrip('.')}. Most likely it "
+                "has no place for another connection (maxclients)."
+            ) from error
         raise ServerError(
             f"no server answers at {redact(url)}: {str(error).rstrip('.')}. Is the URL right, and may this machine "
             "reach it?"
