@@ -46,6 +46,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 _SHORTEST_HEARTBEAT_S = 0.1
+_SHORTEST_DOUBT_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,11 @@ class NetworkConfig:
             raise ValueError(f"heartbeat_period must be >= {_SHORTEST_HEARTBEAT_S} seconds")
         if self.heartbeat_expire_s < 2 * self.heartbeat_period_s:
             raise ValueError("heartbeat_expire must be at least twice heartbeat_period: one late beat is no death")
+
+    @property
+    def doubt_s(self) -> float:
+        """How long an agent without a heartbeat is only suspected: it may be about to give a sign of life."""
+        return max(self.heartbeat_period_s / 2, _SHORTEST_DOUBT_S)
 
 
 def default_url() -> str | None:

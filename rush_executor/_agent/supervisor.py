@@ -42,12 +42,14 @@ from rush_executor._protocol.slots import Slot
 from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 from rush_executor.errors import NetworkLostError
 
-__all__ = ["LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
+__all__ = ["EXIT_SERVER_LOST", "LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
 
 logger = logging.getLogger(__name__)
 
 # What the owner writes into the pipe to end the agent in peace; it closes the pipe only when the agent is gone.
 LEAVE: Final = b"leave"
+# Exit code of an agent that has given up waiting for the server (EX_TEMPFAIL of sysexits.h).
+EXIT_SERVER_LOST: Final = 75
 # How often the owner's death is looked for besides the pipe: a process that the owner forked may hold the pipe open.
 _OWNER_CHECK_S: Final = 0.5
 # A worker that dies before it is ready, this many times in a row, dies of its start: no further one would fare better.
@@ -130,7 +132,7 @@ class Supervisor:
         # One try each: the agent must not sit in a call while its owner dies; its loop is what tries again.
         self._channel = Channel(self._pool, reconnect_timeout_s=0.0)
         self._ledger = AgentLedger(self._channel, self._keys, settings.agent_id, self._host)
-        self._reaper = Reaper(self._channel, self._keys)
+        self._reaper = Reaper(self._channel, self._keys, doubt_s=settings.config.doubt_s)
         self._watch = AgentWatch(self._pool, self._keys, settings.agent_id)
         self._network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
@@ -199,7 +201,8 @@ class Supervisor:
             if now - self._lost_at >= self._settings.config.reconnect_timeout_s:
                 raise
             due_at = now + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            # Back before those that are back already take this agent for dead.
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S, self._settings.config.doubt_s / 2)
         else:
             self._lost_at, self._pause_s = None, _FIRST_PAUSE_S
         if not self._is_finished():

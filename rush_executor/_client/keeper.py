@@ -22,6 +22,8 @@ class WorkerKeeper(Protocol):
 
         Raises:
             NoWorkers: It cannot be replaced. Raised once.
+            NetworkLostError: It has waited for the server for too long, though the client may reach it: there may be no
+                room for what workers write, or no place for another connection.
         """
 
     def stop(self, *, now: bool) -> str | None:

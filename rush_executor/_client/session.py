@@ -105,7 +105,7 @@ class Session:
         lease_ms = int(config.client_lease_s * 1000)
         self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)
         self._downlink = Downlink(self._channels[1], self._keys, client_id)
-        self._reaper = Reaper(self._channels[2], self._keys)
+        self._reaper = Reaper(self._channels[2], self._keys, doubt_s=config.doubt_s)
         self._callbacks = CallbackThread()
         self._shelf = FunctionShelf()
         self._dispatcher = Dispatcher(self._uplink, self._shelf, when_lost=self._lose, when_refused=self._refuse)

@@ -7,15 +7,15 @@ has loaded; from a warm agent a worker costs milliseconds.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import pickle
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from rush_executor._agent.supervisor import AgentSettings, Supervisor
+from rush_executor._agent.supervisor import EXIT_SERVER_LOST, AgentSettings, Supervisor
 from rush_executor._ledger.agent import NetworkRecord
 from rush_executor._protocol.slots import Slot
 from rush_executor._worker.main import EXIT_INITIALIZER, WorkerSettings, run_worker
@@ -32,9 +32,11 @@ def main(owner_fd: int) -> None:
     """
     with os.fdopen(os.dup(owner_fd), "rb", buffering=0) as pipe:
         settings: AgentSettings = pickle.load(pipe)  # noqa: S301 - from the process that started this one
-    with contextlib.suppress(NetworkLostError):
-        # The owner's own connections tell it so.
+    try:
         run_agent(replace(settings, owner_fd=owner_fd))
+    except NetworkLostError:
+        # Most often the owner's own connections tell it so.
+        sys.exit(EXIT_SERVER_LOST)
 
 
 def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = None) -> None:

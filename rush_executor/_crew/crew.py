@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from rush_executor._agent.supervisor import LEAVE, AgentSettings
+from rush_executor._agent.supervisor import EXIT_SERVER_LOST, LEAVE, AgentSettings
 from rush_executor._client.keeper import NoWorkers
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.ids import new_id
+from rush_executor.errors import NetworkLostError
 
 __all__ = ["Crew"]
 
@@ -83,10 +84,17 @@ class Crew:
 
         Raises:
             NoWorkers: Agents die as soon as they are started.
+            NetworkLostError: It has given up waiting for the server.
         """
         agent, settings = self._agent, self._settings
         if agent is None or settings is None or agent.poll() is None:
             return None
+        if agent.returncode == EXIT_SERVER_LOST:
+            raise NetworkLostError(
+                "the agent of the workers has ended them, as the server did not do what it was asked for "
+                f"{settings.config.reconnect_timeout_s:g} s (reconnect_timeout): is it full, or has it no place for "
+                "another connection?"
+            )
         now = time.monotonic()
         self._n_short_lives = self._n_short_lives + 1 if now - self._started_at < _SHORT_LIFE_S else 0
         if self._n_short_lives >= _MOST_SHORT_LIVES:
@@ -128,7 +136,7 @@ class Crew:
             agent.wait()
         self._close_pipe()
         self._agent = None
-        return settings.agent_id if agent.wait() != 0 else None
+        return settings.agent_id if agent.wait() not in (0, EXIT_SERVER_LOST) else None
 
     def close(self) -> None:
         """Ends the private server."""

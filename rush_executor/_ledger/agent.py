@@ -6,12 +6,13 @@ clients and agents both run one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from rush_executor._ledger.client import retire_client
-from rush_executor._ledger.connection import Channel
+from rush_executor._ledger.connection import BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -22,6 +23,9 @@ __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_networ
 
 # Guilty is everything that the worker held: nobody knows which task it was.
 CHARGE_ALL: Final = "*"
+# Where the server was away, so long after it is back everybody has noticed: the longest wait for a reply, or for a
+# connection, and a pause.
+_RECOVERY_S: Final = BLOCK_S + REPLY_TIMEOUT_S + 2.0
 _NO_SIGN_OF_LIFE: Final = "gave no sign of life any more, as its agent did not: its machine may be lost"
 
 
@@ -137,32 +141,56 @@ class AgentLedger:
 class Reaper:
     """Finds agents that give no sign of life, and puts right what their workers held; finds clients that are no more.
 
-    An agent is taken for dead when two looks in a row miss its heartbeat: after a stall of the server, or of the whole
-    machine, all keys have expired together and every agent is about to set its own again.
+    An agent is taken for dead when its heartbeat is missing, and at a later look still is: after a stall of the server
+    all keys have expired together, and every agent is about to set its own again. Some take longer for that than
+    others, so who has been blind for a while, as the server was away, lets a while pass.
+
+    Args:
+        channel: Shared with whoever calls.
+        keys: Of the network.
+        doubt_s: How long an agent is suspected at least.
+        recovery_s: How long after having been blind nobody is taken for dead.
     """
 
-    def __init__(self, channel: Channel, keys: Keys) -> None:
+    def __init__(self, channel: Channel, keys: Keys, *, doubt_s: float, recovery_s: float = _RECOVERY_S) -> None:
         self._channel = channel
         self._keys = keys
-        self._suspects: set[str] = set()
+        self._doubt_s = doubt_s
+        self._recovery_s = recovery_s
+        # Since when, for each agent without a heartbeat.
+        self._suspects: dict[str, float] = {}
+        self._looked_at = time.monotonic()
+        self._is_blind_until = 0.0
 
     def look(self) -> list[str]:
-        """Reaps whom it suspected at the last look and still misses; returns their agent ids."""
+        """Reaps whom it has suspected for long enough and still misses; returns their agent ids.
+
+        To be called more often than every second `doubt_s`.
+        """
         k = self._keys
         replies = self._channel.call(pack(("SMEMBERS", k.agent_ids)), pack(("SMEMBERS", k.client_ids)))
         agent_ids, client_ids = ([raw.decode() for raw in ids] for ids in replies)
         looked_for = [k.heartbeat(agent) for agent in agent_ids] + [k.client(client) for client in client_ids]
-        if not looked_for:
-            self._suspects = set()
-            return []
-        found = self._channel.call(*(pack(("EXISTS", key)) for key in looked_for))
+        found = self._channel.call(*(pack(("EXISTS", key)) for key in looked_for)) if looked_for else []
+        # After the answers, which may have taken long.
+        now = time.monotonic()
+        if now - self._looked_at > 3 * self._doubt_s:
+            self._is_blind_until = now + self._recovery_s
+        self._looked_at = now
         for client_id, n in zip(client_ids, found[len(agent_ids) :], strict=True):
             if not n:
                 # Its lease was its TTL. The last one takes the network with it.
                 retire_client(self._channel, k, client_id)
-        silent = {agent for agent, n in zip(agent_ids, found, strict=False) if not n}
-        dead = sorted(silent & self._suspects)
-        self._suspects = silent - set(dead)
+        suspects = {agent: self._suspects.get(agent) for agent, n in zip(agent_ids, found, strict=False) if not n}
+        is_sure = now >= self._is_blind_until
+        dead = [
+            agent
+            for agent, since in sorted(suspects.items())
+            if is_sure and since is not None and now - since >= self._doubt_s
+        ]
+        self._suspects = {
+            agent: now if since is None else since for agent, since in suspects.items() if agent not in dead
+        }
         return [agent_id for agent_id in dead if self._reap(agent_id, _NO_SIGN_OF_LIFE)]
 
     def n_workers(self) -> int:

@@ -69,10 +69,13 @@ _MOST_UNANSWERED = 4
 _MUTE = pack(("CLIENT", "REPLY", "SKIP"))
 _ECHOES = ("heard", "muted")
 _OLDEST_REDIS = (6, 2)
-# Error replies that say "not now": the server is loading, failing over, full, or runs a long script. redis-py has
-# classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind "Error running script
-# (...): -".
-_NOT_NOW = re.compile(r"(?:.*: -)?(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)\b")
+# Error replies that say "not now": the server is loading, failing over (who waits at it is UNBLOCKED), full, or runs a
+# long script. redis-py has classes for some, and takes the word off their text; Redis 6.2 puts what a script met behind
+# "Error running script (...): -".
+_NOT_NOW = re.compile(
+    r"(?:.*: -)?"
+    r"(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b"
+)
 _NOT_NOW_CLASSES = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, NoScriptError)
 
 
@@ -143,6 +146,12 @@ def check_server(url: str) -> None:
             return
         raise ServerError(f"the server at {redact(url)} does not let us in: {error}") from error
     except RedisError as error:
+        if isinstance(error, RedisConnectionError) and "connecting to" not in str(error):
+            # Most often the reason comes too late to be read: the line is closed already when something is sent.
+            raise ServerError(
+                f"the server at {redact(url)} closes the connection at once: {str(error).rstrip('.')}. Most likely it "
+                "has no place for another connection (maxclients)."
+            ) from error
         raise ServerError(
             f"no server answers at {redact(url)}: {str(error).rstrip('.')}. Is the URL right, and may this machine "
             "reach it?"

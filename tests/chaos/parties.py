@@ -49,12 +49,14 @@ class Server:
 
     Attributes:
         url: The same after a restart.
+        directory: Its working directory; so is this.
     """
 
     def __init__(self, config: Mapping[str, str] | None = None) -> None:
         self._server = EmbeddedServer.start(config=config)
         self._server.wait_ready()
         self.url = self._server.url
+        self.directory = self._server.directory
 
     def __enter__(self) -> Self:
         return self

@@ -225,7 +225,7 @@ class Rig:
 
     def reaper(self) -> Reaper:
         """A reaper with a connection of its own."""
-        return Reaper(self.channel(), self.keys)
+        return Reaper(self.channel(), self.keys, doubt_s=0.0, recovery_s=0.0)
 
     def leave(self) -> None:
         """Everybody leaves."""

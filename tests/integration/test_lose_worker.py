@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from rush_executor._ledger import agent as agent_module
+from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.connection import WorkerGone
 from rush_executor._protocol.records import LOST_TAG, Claim, Loss
 from tests.integration.rig import LEASE_MS, Rig
@@ -180,6 +183,30 @@ def test_reaper_needs_two_looks(rig: Rig) -> None:
     assert not [key for key in rig.dump() if "agent" in key or "worker" in key]
     assert reaper.look() == []
     agent.workers.clear()
+
+
+def test_reaper_doubts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks close together are as one: whoever was cut off with all the others may need a moment longer.
+
+    Who has not looked for a while was cut off, too, and waits until everybody must have come back.
+    """
+    now = [1000.0]
+    monkeypatch.setattr(agent_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    reaper = Reaper(rig.channel(), rig.keys, doubt_s=2.0, recovery_s=60.0)
+    rig.agent().ledger.beat(_LONG_MS)
+    assert reaper.look() == []
+    rig.redis.delete(rig.keys.heartbeat("a1"))
+
+    def look(at: float) -> list[str]:
+        now[0] = at
+        return reaper.look()
+
+    assert [look(at) for at in (1001.0, 1001.001, 1002.9, 1003.1)] == [[], [], [], ["a1"]]
+    rig.agent().ledger.beat(_LONG_MS)
+    assert reaper.look() == []
+    rig.redis.delete(rig.keys.heartbeat("a1"))
+    assert [look(at) for at in (1010.0, 1013.0, *range(1018, 1069, 5), 1069.9)] == [[]] * 14
+    assert look(1070.0) == ["a1"]
 
 
 def test_reaper_charges_all(rig: Rig) -> None:

@@ -247,3 +247,36 @@ def test_a_line_that_has_gone_dead(rig: Rig, watch: AgentWatch, monkeypatch: pyt
     monkeypatch.setattr(watch._pubsub, "ping", lambda: None)
     while not watch.rang().is_called:
         assert time.monotonic() < deadline, "a dead line was not given up"
+
+
+@pytest.mark.parametrize("n_bytes", [100, 100_000])
+def test_a_subscriber_that_is_cut_off(
+    own_server: EmbeddedServer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, n_bytes: int
+) -> None:
+    """Who does not read is cut off when the server's buffer for it is full: it connects again, looks, and hears.
+
+    What the server had sent before is read on the way, and then the line ends in the middle of a message.
+    """
+    # A line that is silent is not what this is about.
+    monkeypatch.setattr(notifications, "_QUIET_S", 600.0)
+    pool = open_pool(own_server.url)
+    with Rig(own_server.url) as rig:
+        watch = AgentWatch(pool, rig.keys, "a1")
+        watch.rang()
+        assert watch.rang() == (False, False)
+        rig.redis.config_set("client-output-buffer-limit", "pubsub 65536 65536 0")
+        for _ in range(3):
+            first = watch.fileno()
+            # Some servers close the line by themselves a moment later.
+            eventually(lambda: [rig.redis.publish(rig.keys.kills("a1"), "x" * n_bytes) for _ in range(200)][-1] == 0)
+            rings = [watch.rang()]
+            eventually(lambda rings=rings: rings.append(watch.rang()) or rings[-1] == (True, True))
+            assert first is not None
+            assert watch.fileno() is not None
+            eventually(lambda: watch.rang() == (False, False))
+            rig.agent().ledger.beat(20)
+            eventually(lambda: watch.rang() == (True, False))
+            assert rig.redis.publish(rig.keys.kills("a1"), "task") == 1
+            eventually(lambda: watch.rang() == (False, True))
+        watch.close()
+    pool.disconnect()

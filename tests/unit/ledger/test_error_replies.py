@@ -33,6 +33,7 @@ IN_A_SCRIPT = "ERR Error running script (call to f_9c): @user_script:42: @user_s
         "CLUSTERDOWN The cluster is down",
         "TRYAGAIN Multiple keys request during rehashing of slot",
         "NOREPLICAS Not enough good replicas to write.",
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
         "NOSCRIPT No matching script. Please use EVAL.",
         IN_A_SCRIPT + "OOM command not allowed when used memory > 'maxmemory'.",
         IN_A_SCRIPT + "READONLY You can't write against a read only replica.",

@@ -1,0 +1,299 @@
+"""A server that says "not now", stands still, or closes connections: waited out, or one clear error in time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from rush_executor import NetworkLostError, RushExecutor, ServerError, TaskKilledError
+from rush_executor.testing import keys_left
+from tests.acceptance import tasks
+from tests.acceptance.programs import DEADLINE_S
+from tests.chaos.parties import Agent, Server
+
+Eventually = Callable[..., Any]
+
+# How often an agent gives a sign of life here, and how long without one it is taken for dead.
+PERIOD_S, EXPIRE_S = 0.5, 1.5
+# So often the server has refused something when a fault counts as felt by everybody.
+FELT = 8
+
+
+def note(path: str, number: int, seconds: float = 0.0) -> int:
+    """Leaves a line for each start."""
+    with Path(path).open("a") as file:
+        file.write(f"{number}\n")
+    time.sleep(seconds)
+    return number * number
+
+
+def starts(path: Path) -> Counter[int]:
+    return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server that the test may maltreat. It would save snapshots, but only when it is told to."""
+    with Server({"save": "36000 1000000000"}) as server:
+        yield server
+
+
+# -------------------------------------------------------------------------------------------------------- the faults
+
+
+def n_errors(server: Server, *names: str) -> int:
+    stats = server.ask("INFO", "errorstats")
+    return sum(int(stats.get(f"errorstat_{name}", {"count": 0})["count"]) for name in names)
+
+
+@contextlib.contextmanager
+def full(server: Server) -> Iterator[Callable[[], bool]]:
+    """OOM."""
+    server.ask("CONFIG", "SET", "maxmemory", "1mb")
+    yield lambda: n_errors(server, "OOM") >= FELT
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextlib.contextmanager
+def disk_full(server: Server) -> Iterator[Callable[[], bool]]:
+    """MISCONF: a snapshot could not be written, here because its name is taken by a directory."""
+    in_the_way = Path(server.directory) / "dump.rdb"
+    in_the_way.unlink(missing_ok=True)
+    (in_the_way / "x").mkdir(parents=True)
+    save(server, "err")
+    yield lambda: n_errors(server, "MISCONF") >= FELT
+    (in_the_way / "x").rmdir()
+    in_the_way.rmdir()
+    save(server, "ok")
+
+
+def save(server: Server, expected: str) -> None:
+    end_at = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end_at:
+        with contextlib.suppress(redis.ResponseError):
+            server.ask("BGSAVE")
+        state = server.ask("INFO", "persistence")
+        if not state["rdb_bgsave_in_progress"] and state["rdb_last_bgsave_status"] == expected:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no snapshot with the outcome {expected!r}")
+
+
+@contextlib.contextmanager
+def replica(server: Server, *, stale: str) -> Iterator[Callable[[], bool]]:
+    """READONLY or MASTERDOWN: another server is the primary for a while, and nobody reaches it."""
+    server.ask("CONFIG", "SET", "replica-serve-stale-data", stale)
+    server.ask("REPLICAOF", "127.0.0.1", "1")
+    yield lambda: n_errors(server, "READONLY", "MASTERDOWN") >= FELT
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+def read_only(server: Server) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+    """READONLY."""
+    return replica(server, stale="yes")
+
+
+def primary_down(server: Server) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+    """MASTERDOWN."""
+    return replica(server, stale="no")
+
+
+@contextlib.contextmanager
+def crowded(server: Server) -> Iterator[Callable[[], bool]]:
+    """Maxclients: everybody is cut off, and there is room for one."""
+    with redis.Redis.from_url(server.url, single_connection_client=True) as control:
+        limit = control.config_get("maxclients")["maxclients"]
+        control.config_set("maxclients", 1)
+        for kind in ("normal", "pubsub"):
+            control.client_kill_filter(_type=kind, skipme=True)
+        yield lambda: control.info("stats")["rejected_connections"] >= FELT
+        control.config_set("maxclients", limit)
+
+
+@contextlib.contextmanager
+def forgetful(server: Server) -> Iterator[Callable[[], bool]]:
+    """SCRIPT FLUSH, again and again."""
+    n_flushes = 0
+
+    def flush() -> bool:
+        nonlocal n_flushes
+        server.ask("SCRIPT", "FLUSH")
+        n_flushes += 1
+        return n_flushes > 50
+
+    yield flush
+
+
+@contextlib.contextmanager
+def silent(server: Server) -> Iterator[Callable[[], bool]]:
+    """Notifications are switched off, and subscribers cut off."""
+    server.ask("CONFIG", "SET", "notify-keyspace-events", "")
+    server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+    yield lambda: True
+    server.ask("CONFIG", "SET", "notify-keyspace-events", "Kx")
+
+
+@contextlib.contextmanager
+def stalled(server: Server) -> Iterator[Callable[[], bool]]:
+    """It stands still."""
+    server.stall()
+    try:
+        yield lambda: True
+    finally:
+        server.go_on()
+
+
+FAULTS = (full, disk_full, read_only, primary_down, crowded, forgetful, silent, stalled)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_it_is_waited_out(
+    server: Server,
+    tmp_path: Path,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+    fault: Callable[[Server], contextlib.AbstractContextManager[Callable[[], bool]]],
+) -> None:
+    """By clients, agents and workers: every task runs once, and every Future has its result.
+
+    Two clients, one of them without workers; the workers of the other one, and those of an agent of its own.
+    """
+    path = tmp_path / "starts"
+    beats = {"heartbeat_period": PERIOD_S, "heartbeat_expire": EXPIRE_S}
+    options = ["--heartbeat-period", str(PERIOD_S), "--heartbeat-expire", str(EXPIRE_S)]
+    futures: list[Future[int]] = []
+
+    def submit(n: int, seconds: float) -> None:
+        for _ in range(n):
+            executor = (one, other)[len(futures) % 2]
+            futures.append(executor.submit(note, str(path), len(futures), seconds))
+
+    with (
+        RushExecutor(1, url=server.url, network_id="n", **beats) as one,
+        RushExecutor(0, url=server.url, network_id="n", **beats) as other,
+        Agent(server.url, "n", 1, options),
+    ):
+        submit(100, 0.01)
+        eventually(lambda: sum(future.done() for future in futures) > 20)
+        with ThreadPoolExecutor(1) as meanwhile:
+            began_at = time.monotonic()
+            with fault(server) as is_felt:
+                # Not from this thread: a lone task is sent by whoever submits it, who may wait for the server.
+                submitting = meanwhile.submit(submit, 100, 0.0)
+                # For longer than all heartbeats last.
+                eventually(lambda: is_felt() and time.monotonic() - began_at > 1.5 * EXPIRE_S)
+            submitting.result(DEADLINE_S)
+        submit(100, 0.0)
+        wait(futures, timeout=DEADLINE_S)
+        assert [future.result(0) for future in futures] == [number * number for number in range(len(futures))]
+        assert starts(path) == Counter(range(len(futures)))
+        endless = other.submit(time.sleep, 600)
+        eventually(endless.running)
+        assert endless.kill()
+        assert isinstance(endless.exception(DEADLINE_S), TaskKilledError)
+    assert keys_left(server.url) == []
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    "fault", [full, disk_full, read_only, primary_down, crowded, stalled], ids=lambda fault: fault.__name__
+)
+def test_it_does_not_end(
+    server: Server,
+    eventually: Eventually,
+    fault: Callable[[Server], contextlib.AbstractContextManager[Callable[[], bool]]],
+) -> None:
+    """After `reconnect_timeout` there is one clear error for all that is pending, running or not, and nobody hangs."""
+    with RushExecutor(1, url=server.url, reconnect_timeout=2) as executor:
+        futures = [executor.submit(time.sleep, 600) for _ in range(3)]
+        eventually(futures[0].running)
+        with fault(server):
+            for future in futures:
+                with pytest.raises(NetworkLostError, match=r"2 s \(reconnect_timeout\)"):
+                    future.result(DEADLINE_S)
+            with pytest.raises(NetworkLostError):
+                executor.submit(pow, 2, 2)
+            executor.shutdown()
+
+
+def test_idle_connections_are_closed(
+    server: Server,
+    tmp_path: Path,
+    eventually: Eventually,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """`timeout 1`: nobody notices, neither workers that wait nor who calls them, kills a task, or misses an agent."""
+    server.ask("CONFIG", "SET", "timeout", "1")
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    # The signs of life are far enough apart for the agents' connections to be closed in between.
+    beats = {"heartbeat_period": 3.0, "heartbeat_expire": 6.0}
+    options = ["--heartbeat-period", "3", "--heartbeat-expire", "6"]
+    with (
+        RushExecutor(1, url=server.url, network_id="n", **beats) as executor,
+        Agent(server.url, "n", 1, options) as agent,
+    ):
+        assert executor.submit(pow, 2, 2).result(DEADLINE_S) == 4
+        be_idle(server, eventually)
+        assert executor.submit(pow, 2, 3).result(DEADLINE_S) == 8
+        endless = executor.submit(time.sleep, 600)
+        eventually(endless.running)
+        be_idle(server, eventually)
+        assert endless.kill()
+        assert isinstance(endless.exception(DEADLINE_S), TaskKilledError)
+        tasks_of_both = [
+            executor.submit(tasks.tell_and_wait_for, f"{told}-{n}", str(gate), os.getpid()) for n in range(2)
+        ]
+        eventually(lambda: all(Path(f"{told}-{n}").exists() for n in range(2)))
+        be_idle(server, eventually)
+        agent.kill()
+        gate.touch()
+        assert [future.result(DEADLINE_S) for future in tasks_of_both] == [os.getpid()] * 2
+    assert keys_left(server.url) == []
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert capfd.readouterr().err == ""
+
+
+def be_idle(server: Server, eventually: Eventually) -> None:
+    """Waits until the server has closed a connection that was there before, and some more time."""
+    with redis.Redis.from_url(server.url, single_connection_client=True) as control:
+
+        def present() -> set[str]:
+            return {client["id"] for client in control.client_list()}
+
+        before = present()
+        eventually(lambda: before - present())
+    time.sleep(1.5)
+
+
+def test_no_place_at_the_start(server: Server) -> None:
+    """Maxclients: told at once, and that it is this; and it may be tried again."""
+    with crowded(server), pytest.raises(ServerError, match="has no place for another connection"):
+        RushExecutor(1, url=server.url)
+    with RushExecutor(1, url=server.url) as executor:
+        assert executor.submit(pow, 2, 2).result(DEADLINE_S) == 4
+
+
+def test_no_place_for_the_workers(server: Server, eventually: Eventually) -> None:
+    """The client has its connections, and its agent and workers come in when there is room."""
+    with redis.Redis.from_url(server.url, single_connection_client=True) as control:
+        limit = control.config_get("maxclients")["maxclients"]
+        with RushExecutor(0, url=server.url, network_id="n") as client:
+            futures = [client.submit(pow, 2, n) for n in range(10)]
+            # Sender, receiver, and the one for what is seldom.
+            eventually(lambda: len(control.client_list()) == 1 + 3)
+            control.config_set("maxclients", 1 + 3 + 1)
+            with Agent(server.url, "n", 2):
+                eventually(lambda: control.info("stats")["rejected_connections"] >= FELT)
+                control.config_set("maxclients", limit)
+                assert [future.result(DEADLINE_S) for future in futures] == [2**n for n in range(10)]
