@@ -193,6 +193,11 @@ class Reaper:
         }
         return [agent_id for agent_id in dead if self._reap(agent_id, _NO_SIGN_OF_LIFE)]
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether some agent is suspected since the last look."""
+        return bool(self._suspects)
+
     def n_workers(self) -> int:
         """How many workers have joined the network."""
         return int(self._channel.call(pack(("SCARD", self._keys.worker_ids)))[0])

@@ -17,11 +17,11 @@ from rush_executor._client.pusher import TaskPusher
 from rush_executor._config import NetworkConfig, chosen_secret, cpu_count, default_url, redact, worker_environment
 from rush_executor._crew.crew import Crew
 from rush_executor._crew.ctrl_c import ctrl_c_held_back
-from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.connection import Channel, check_server, open_pool
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._ledger.views import NetworkReader, timeout_left
+from rush_executor._network.watch import Watch
 from rush_executor._payload import Encoder
 from rush_executor._payload.rows import RowCodec
 from rush_executor._protocol.ids import new_id
@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 _ASKED_FIRST: Final = 32
 _MOST_ASKED: Final = 512
 _LOOK_FOR_WORKERS_S: Final = 0.02
-# Two looks are needed to take an agent for dead.
-_LOOKS: Final = 2
 
 
 class Rush(NetworkView, TaskPusher):
@@ -104,7 +102,7 @@ class Rush(NetworkView, TaskPusher):
         self.network_id = config.network_id
         self._config = config
         self._is_found = False
-        keys = Keys(config.network_id)
+        self._keys = keys = Keys(config.network_id)
         pool = open_pool(config.url)
 
         def channel() -> Channel:
@@ -113,15 +111,13 @@ class Rush(NetworkView, TaskPusher):
         self._ledger_lock = threading.Lock()
         shared = channel()
         self._ledger = TaskLedger(shared, keys)
-        self._reaper = Reaper(channel(), keys)
-        self._reaper_lock = threading.Lock()
-        self._next_look_at = 0.0
+        self._watches: list[Watch] = []
         # A server of one's own needs somebody who ends it when this process is killed: an agent without workers does.
         guard = Crew(self._agent_settings(), worker_environment(1, None), server) if server is not None else None
         self._crews: list[Crew] = []
         self._last_crew_of: dict[str, tuple[Crew, str]] = {}
         self._told_lost: set[str] = set()
-        self._close = weakref.finalize(self, _close_all, self._crews, guard, pool)
+        self._close = weakref.finalize(self, _close_all, self._crews, self._watches, guard, pool)
         self._open_view(
             NetworkReader(shared, keys),
             self._ledger_lock,
@@ -300,9 +296,7 @@ class Rush(NetworkView, TaskPusher):
         Returns:
             Ids of workers of which no earlier call has told.
         """
-        with self._reaper_lock:
-            for _ in range(_LOOKS):
-                self._reaper.look()
+        self._watch().look_closely()
         lost = [worker for worker in self.lost_worker_ids if worker not in self._told_lost]
         self._told_lost |= set(lost)
         if restart_tasks and lost:
@@ -423,15 +417,19 @@ class Rush(NetworkView, TaskPusher):
                 self._ledger.stop_worker(worker_id, how)
 
     def _has_workers(self) -> bool:
-        """Whether a worker is there, or about to come; looks after those that are silent now and then."""
-        now = time.monotonic()
-        with self._reaper_lock:
-            if now >= self._next_look_at:
-                self._reaper.look()
-                self._next_look_at = now + self._config.heartbeat_period_s
-            if self._reaper.n_workers():
-                return True
-        return any(crew.is_alive() for crew in self._crews)
+        """Whether a worker is there, or about to come; sees to it that those that are silent are found."""
+        self._watch()
+        return bool(self.running_worker_ids) or any(crew.is_alive() for crew in self._crews)
+
+    def _watch(self) -> Watch:
+        """The watch over the workers, from when it is first needed."""
+        if not self._watches:
+            self._watches.append(Watch(self._config, self._keys))
+        return self._watches[0]
+
+    def _find(self) -> None:
+        super()._find()
+        self._watch()
 
 
 def _checked_number(n_workers: int | None) -> int:
@@ -448,7 +446,9 @@ def _reconnected(network_id: str, url: str, reconnect_s: float, period_s: float,
     return Rush(network_id, url, reconnect_timeout=reconnect_s, heartbeat_period=period_s, heartbeat_expire=expire_s)
 
 
-def _close_all(crews: list[Crew], guard: Crew | None, pool: Any) -> None:
+def _close_all(crews: list[Crew], watches: list[Watch], guard: Crew | None, pool: Any) -> None:
+    for watch in watches:
+        watch.stop()
     for crew in crews:
         crew.stop(now=False)
     if guard is not None:

@@ -103,7 +103,7 @@ def test_outcomes_outlive_their_client(url: str) -> None:
 
 
 def test_others_do_not(url: str) -> None:
-    """In a network that is not durable, nothing is left of a client once its lease is over, or it is known to be gone."""
+    """In a network that is not durable, nothing is left of what a client has submitted once it was run."""
     with RushExecutor(1, url=url, network_id="long") as executor:
         ids = submit_and_die(url, "not", "at once")
         assert executor.submit(operator.add, 1, 2).result(DEADLINE_S) == 3

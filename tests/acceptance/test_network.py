@@ -164,6 +164,7 @@ def test_a_process_for_each_task(rush: Rush) -> None:
     assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
     assert isinstance(rush.fetch_failed_tasks()["condition"][0], WorkerLostError)
     rush.stop_workers()
+    wait_until(lambda: rush.n_running_workers == 0)
     rush.start_local_workers(worker_loop_process, fun=sleep_on_two, n_workers=1)
     [key] = rush.push_tasks([{"x": 2}], timeouts=0.3)
     assert rush.wait_for_tasks(key, timeout=DEADLINE_S)
