@@ -80,3 +80,10 @@ def test_nobody_is_there(server_url: str, caplog: pytest.LogCaptureFixture, even
         with RushExecutor(1, url=server_url, network_id="lonely"):
             assert future.result(DEADLINE_S) == 8
     assert caplog.text.count("no worker has joined") == 1
+
+
+def test_own_workers_may_take_their_time(server_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No warning while they start: they come."""
+    with RushExecutor(1, url=server_url, heartbeat_period=0.5, initializer=time.sleep, initargs=(4.5,)) as executor:
+        assert executor.submit(pow, 2, 3).result(DEADLINE_S) == 8
+    assert caplog.text == ""
