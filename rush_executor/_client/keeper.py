@@ -14,6 +14,9 @@ class NoWorkers(Exception):
 class WorkerKeeper(Protocol):
     """Whoever keeps workers for a session."""
 
+    def has_workers(self) -> bool:
+        """Whether there are any to be kept: however long they take to start, they come, or `check` says why not."""
+
     def check(self) -> str | None:
         """Looks after the workers; called once or twice a second.
 

@@ -464,7 +464,7 @@ class Session:
 
     def _look_for_workers(self, now: float) -> None:
         """Says so, once, when tasks wait and nobody is there to run them: a name may be misspelt somewhere."""
-        if not self._pending or self._reaper.n_workers():
+        if self._keeper.has_workers() or not self._pending or self._reaper.n_workers():
             self._alone_since = math.inf
         elif self._alone_since == math.inf:
             self._alone_since = now

@@ -76,6 +76,10 @@ class Crew:
         if settings is not None:
             self._start_agent(settings)
 
+    def has_workers(self) -> bool:
+        """Whether there are any to be kept."""
+        return self._settings is not None
+
     def check(self) -> str | None:
         """Replaces an agent that has died (killed by the out-of-memory killer, say); its workers died with it.
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rush_executor import RushExecutor, WorkerLostError
+from tests.acceptance.programs import alive, family
 
 Eventually = Callable[..., Any]
 DEADLINE_S = 60
@@ -61,8 +62,11 @@ def test_the_owner_of_the_workers_dies(  # noqa: PLR0917 - fixtures
     with RushExecutor(0, url=server_url, network_id="shared") as client:
         future = client.options(max_retries=max_retries).submit(note_and_wait, str(path), str(gate))
         eventually(lambda: path.exists() and path.read_text())
+        workers = family(owner.pid)
         owner.send_signal(how)
         owner.wait(DEADLINE_S)
+        # Until then the task may end well.
+        eventually(lambda: not alive(workers))
         gate.touch()
         with RushExecutor(1, url=server_url, network_id="shared"):
             if max_retries:
@@ -80,3 +84,10 @@ def test_nobody_is_there(server_url: str, caplog: pytest.LogCaptureFixture, even
         with RushExecutor(1, url=server_url, network_id="lonely"):
             assert future.result(DEADLINE_S) == 8
     assert caplog.text.count("no worker has joined") == 1
+
+
+def test_own_workers_may_take_their_time(server_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No warning while they start: they come."""
+    with RushExecutor(1, url=server_url, heartbeat_period=0.5, initializer=time.sleep, initargs=(4.5,)) as executor:
+        assert executor.submit(pow, 2, 3).result(DEADLINE_S) == 8
+    assert caplog.text == ""
