@@ -1,0 +1,1 @@
+"""The view: what users look at. Reads only, never writes."""
