@@ -93,7 +93,7 @@ class LogBuffer:
 
     def is_sending(self) -> bool:
         """Whether this thread is in the middle of sending."""
-        return self._owner == threading.get_ident()
+        return self._owner != 0 and self._owner == threading.get_ident()
 
     def add(self, line: LogLine, *, is_urgent: bool = False) -> None:
         """Takes a line; never raises for what becomes of it, and hardly ever waits."""
@@ -104,7 +104,8 @@ class LogBuffer:
         # A line after a quiet time need not wait: it may be the last before a task that keeps the GIL for minutes.
         if is_urgent or len(lines) >= self._size or line[0] - self._sent_at > _PERIOD_S:
             self._send_from_here(is_urgent=is_urgent)
-        self.arm()
+        if not self._is_armed:
+            self.arm()
 
     def arm(self) -> None:
         """Has the thread send, and call what is to be called before, in a second at the latest."""
@@ -116,7 +117,7 @@ class LogBuffer:
         """From now on lines go out."""
         if not self._is_open:
             self._is_open = True
-            threading.Thread(target=_run, args=(weakref.ref(self), self._tokens), name="rush-log", daemon=True).start()
+            threading.Thread(target=self._run, args=(self._tokens,), name="rush-log", daemon=True).start()
             self._tokens.put(True)  # noqa: FBT003 - a token
 
     def flush(self, timeout_s: float) -> None:
@@ -154,6 +155,18 @@ class LogBuffer:
                 self._owner = 0
         if not is_done:
             self.arm()
+
+    def _run(self, tokens: queue.SimpleQueue[bool]) -> None:
+        """The thread."""
+        while not self._is_closed:
+            is_now = tokens.get()
+            end_at = time.monotonic() + _PERIOD_S
+            while not is_now and (left_s := end_at - time.monotonic()) > 0:
+                try:
+                    is_now = tokens.get(timeout=left_s)
+                except queue.Empty:
+                    break
+            self.tick()
 
     # In the hands of whoever holds `_sending`.
 
@@ -283,21 +296,3 @@ class LogBuffer:
         self._writer.leave_to_child()
         for call in self._in_child:
             call()
-
-
-def _run(own: weakref.ref[LogBuffer], tokens: queue.SimpleQueue[bool]) -> None:
-    """The thread: sends what has come, at most once a second, and at once when it is told to."""
-    is_now = tokens.get()
-    while True:
-        end_at = time.monotonic() + _PERIOD_S
-        while not is_now and (left_s := end_at - time.monotonic()) > 0:
-            try:
-                is_now = tokens.get(timeout=left_s)
-            except queue.Empty:
-                break
-        buffer = own()
-        if buffer is None or buffer._is_closed:  # noqa: SLF001 - its own
-            return
-        buffer.tick()
-        del buffer
-        is_now = tokens.get()
