@@ -9,22 +9,26 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 
 __all__ = [
     "DEFAULT_MAX_RETRIES",
     "HIGHEST_PRIORITY",
+    "LogSettings",
     "NetworkConfig",
     "chosen_secret",
     "cpu_count",
     "default_network_id",
     "default_secret",
     "default_url",
+    "log_levels",
     "redact",
     "set_worker_environment",
     "worker_environment",
@@ -91,6 +95,68 @@ class NetworkConfig:
     def doubt_s(self) -> float:
         """How long an agent without a heartbeat is only suspected: it may be about to give a sign of life."""
         return max(self.heartbeat_period_s / 2, _SHORTEST_DOUBT_S)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """What a worker logs to its network.
+
+    Attributes:
+        levels: Level of each logger that is to have another one than it has, by its name; see `log_levels`.
+        buffer_size: Records that are collected before they are sent; an error, or a second, sends them earlier.
+        cap: How many records of a worker the server keeps, about.
+        is_output_captured: Whether what is printed is logged, too.
+        output_dir: Folder for files with what is printed, ``<worker>.out`` and ``<worker>.err``; None for no files.
+    """
+
+    levels: Mapping[str, int] = field(default_factory=dict)
+    buffer_size: int = 100
+    cap: int = 10_000
+    is_output_captured: bool = True
+    output_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("buffer_size", "cap"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, not {getattr(self, name)}")
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> LogSettings:
+        return cls(**json.loads(raw))
+
+
+def log_levels(levels: Mapping[str, int | str] | int | str | None) -> dict[str, int]:
+    """Levels of loggers as numbers, by name.
+
+    Args:
+        levels: ``{"mylib": "DEBUG", "": logging.WARNING}``; the root logger's name is empty. One level alone is the
+            root logger's.
+
+    Raises:
+        TypeError: A level is neither a number nor a name, or a logger's name no string.
+        ValueError: `logging` knows no level of this name.
+    """
+    if levels is None:
+        return {}
+    if not isinstance(levels, Mapping):
+        levels = {"": levels}
+    numbers: dict[str, int] = {}
+    for name, level in levels.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a logger must be a string, not {type(name).__name__}")
+        if isinstance(level, str):
+            known = logging.getLevelNamesMapping()
+            if level.upper() not in known:
+                raise ValueError(f"log level {level!r} is none of {', '.join(known)}")
+            numbers[name] = known[level.upper()]
+        elif isinstance(level, int):
+            numbers[name] = int(level)
+        else:
+            raise TypeError(f"a log level must be a number or a name, not {type(level).__name__}")
+    return numbers
 
 
 def default_url() -> str | None:

@@ -95,11 +95,12 @@ class WrongKind(Refused):
     """The network is of the other kind: an executor's, or one that keeps its tasks."""
 
 
-def open_pool(url: str) -> redis.ConnectionPool:
+def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPool:
     """Makes the pool from which the connections to a server come; nothing is sent yet.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
+        timeout_s: How long a connection, and what goes over it, may take; None for as long as a wait for a bell needs.
 
     Raises:
         ValueError: The URL is of no such kind.
@@ -110,8 +111,8 @@ def open_pool(url: str) -> redis.ConnectionPool:
         "decode_responses": False,
         # Who re-sends decides about it: see the module's docstring.
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": BLOCK_S + REPLY_TIMEOUT_S,
-        "socket_connect_timeout": REPLY_TIMEOUT_S,
+        "socket_timeout": timeout_s or BLOCK_S + REPLY_TIMEOUT_S,
+        "socket_connect_timeout": timeout_s or REPLY_TIMEOUT_S,
         "health_check_interval": 0,
     }
     pool: redis.ConnectionPool = redis.ConnectionPool.from_url(_without_options(url, settings), **settings)
@@ -171,6 +172,9 @@ class Channel:
         pool: Where the connection comes from.
         reconnect_timeout_s: How long `call` goes on trying.
         stopping: Set by whoever wants a call that waits for the server to give up now.
+
+    Attributes:
+        n_breaks: How often the connection was given up: what went out before with `post` may not have arrived.
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class Channel:
         self._connection = pool.make_connection()
         self._reconnect_timeout_s = reconnect_timeout_s
         self._stopping = stopping or threading.Event()
+        self.n_breaks = 0
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
 
@@ -201,7 +206,7 @@ class Channel:
             try:
                 return self._exchange(commands, muted)
             except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
-                self._connection.disconnect()
+                self._give_up_connection()
                 if isinstance(error, AuthenticationError | AuthorizationError):
                     raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
                 now = time.monotonic()
@@ -252,7 +257,7 @@ class Channel:
             self._send((_MUTE, command))
             self._is_open_question = False
         except (RedisConnectionError, RedisTimeoutError, OSError):
-            self._connection.disconnect()
+            self._give_up_connection()
 
     def can_mute(self) -> bool:
         """Whether the server, and what stands before it, leaves a command unanswered when it is told to."""
@@ -268,6 +273,10 @@ class Channel:
 
     def close(self) -> None:
         """Ends the connection; a later call opens it again."""
+        self._connection.disconnect()
+
+    def _give_up_connection(self) -> None:
+        self.n_breaks += 1
         self._connection.disconnect()
 
     def _exchange(self, commands: Sequence[bytes], muted: bytes) -> list[Any]:
@@ -291,7 +300,7 @@ class Channel:
             # Ctrl-C broke off the last exchange, maybe in the middle of a command: what comes next here would be the
             # reply to a question that nobody remembers. Seen now, and not mended then, because then the next Ctrl-C
             # could break off the mending.
-            connection.disconnect()
+            self._give_up_connection()
         self._is_open_question = True
         # One send for what is small: each would be a system call, and may be a packet. What is large is not copied.
         small = sum(map(len, commands)) < _LARGE

@@ -23,6 +23,7 @@
 | `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
 | `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |
 | `running_tasks:<worker>` | set | what this worker has claimed | finish; worker's agent; reset |
+| `log:<worker>` | stream | what this worker has logged; an entry is a batch: its number, and lines as JSON | reset |
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
 | `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; has a TTL |
@@ -147,6 +148,9 @@ class Keys:
 
     def worker(self, worker_id: str = "") -> str:
         return f"{self.prefix}worker:{worker_id}"
+
+    def log(self, worker_id: str = "") -> str:
+        return f"{self.prefix}log:{worker_id}"
 
     def agent_workers(self, agent_id: str = "") -> str:
         return f"{self.prefix}agent_workers:{agent_id}"

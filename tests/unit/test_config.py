@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from typing import Any
 
 import pytest
 
 from rush_executor import _config
 from rush_executor._config import (
+    LogSettings,
     NetworkConfig,
     chosen_secret,
     cpu_count,
     default_network_id,
     default_secret,
     default_url,
+    log_levels,
     redact,
     worker_environment,
 )
@@ -187,3 +191,27 @@ def test_redact_a_password_in_the_options(url: str) -> None:
 def test_redact_never_raises(url: str) -> None:
     """It is called while a message about a bad URL is made."""
     assert isinstance(redact(url), str)
+
+
+def test_log_levels() -> None:
+    """By number or by name, in any case of letters; one alone is the root logger's."""
+    assert log_levels(None) == {}
+    assert log_levels("debug") == {"": logging.DEBUG}
+    assert log_levels(15) == {"": 15}
+    assert log_levels({"a.b": "WARNING", "": 5}) == {"a.b": logging.WARNING, "": 5}
+
+
+@pytest.mark.parametrize(("levels", "error"), [("loud", ValueError), ({"a": 1.5}, TypeError), ({1: "INFO"}, TypeError)])
+def test_bad_log_levels(levels: Any, error: type[Exception]) -> None:
+    """The message names what is wrong."""
+    with pytest.raises(error, match=r"loud|float|int"):
+        log_levels(levels)
+
+
+def test_log_settings() -> None:
+    """They travel as bytes, and make sense."""
+    settings = LogSettings(levels={"a": 10}, buffer_size=5, output_dir="/x")
+    assert LogSettings.from_bytes(settings.to_bytes()) == settings
+    for name in ("buffer_size", "cap"):
+        with pytest.raises(ValueError, match=name):
+            LogSettings(**{name: 0})
