@@ -129,10 +129,10 @@ class _Cells:
 
 
 def _line_up(texts: Sequence[str]) -> list[str]:
-    """Fills up numbers on their right, so that their points stand below each other."""
-    wholes = [len(re.match(r"[^.e]*", text)[0]) for text in texts]  # type: ignore[index] # it always matches
-    rest = max(len(text) - whole for text, whole in zip(texts, wholes, strict=True))
-    return [text.ljust(whole + rest) for text, whole in zip(texts, wholes, strict=True)]
+    """Fills up numbers on their right, so that their points stand below each other; None, nan and inf have none."""
+    rests = [len(text) - digits.end() if (digits := re.match(r"-?\d+", text)) else None for text in texts]
+    longest = max((rest for rest in rests if rest is not None), default=0)
+    return [text if rest is None else text + " " * (longest - rest) for text, rest in zip(texts, rests, strict=True)]
 
 
 def _by_weight(columns: Mapping[str, Column], rows: Mapping[int, TaskRow]) -> Iterator[str]:

@@ -78,5 +78,5 @@ def test_values_have_names(values: Any) -> None:
 def test_all_mappings_will_do() -> None:
     """And so will all kinds of str."""
     check_names(MappingProxyType({"x": 1}), {np.str_("y"): 2}, {})
-    with pytest.raises(ValueError, match="'x'.* is an input"):
+    with pytest.raises(ValueError, match=r"'x'.* is an input"):
         check_names(MappingProxyType({"x": 1}), {np.str_("x"): 2}, {})
