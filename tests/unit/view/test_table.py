@@ -167,7 +167,13 @@ def test_lists_of_truth(rows: list[TaskRow], data: st.DataObject) -> None:
     wanted = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     table = TaskTable(rows)
     expected = [row for row, is_wanted in zip(rows, wanted, strict=True) if is_wanted]
-    kinds: list[Callable[[list[bool]], Any]] = [list, np.array, pd.Series, pl.Series, lambda w: [np.bool_(b) for b in w]]
+    kinds: list[Callable[[list[bool]], Any]] = [
+        list,
+        np.array,
+        pd.Series,
+        pl.Series,
+        lambda w: [np.bool_(b) for b in w],
+    ]
     for kind in kinds:
         assert list(table[kind(wanted)]) == expected
     for wrong in ([*wanted, True], wanted[1:] or [True, True]):
