@@ -7,7 +7,7 @@
 | writer | 1 + n: length and text of the version of rush-executor that wrote the file |
 | digest | 16 |
 | block, for each section: | |
-| - head | kind (1 byte), packing (1: 0 stored, 1 deflated), length as packed (8), length unpacked (8), CRC-32 of these (4) |
+| - head | kind (1), packing (1: 0 stored, 1 deflated), length as packed (8), length unpacked (8), CRC-32 of these (4) |
 | - body | number of parts (4), their lengths (8 each), the parts; packed |
 | - digest | 16: BLAKE2b over the digest before, head and body |
 
@@ -49,7 +49,7 @@ _STORED: Final = b"\x00"
 _DEFLATED: Final = b"\x01"
 # 1 packs several times as fast as 6, and what is packed are mostly ids, times and names.
 _LEVEL: Final = 1
-# If so much of the beginning does not shrink to nine tenths, the rest is not tried: numbers packed as arrays would cost ten
+# If so much of the beginning does not shrink to nine tenths, the rest is not tried: arrays of numbers would cost ten
 # times the time of writing them.
 _PROBE: Final = 64 * 1024
 _WORTH_IT: Final = 0.9
@@ -60,7 +60,7 @@ def write_snapshot(path: str | os.PathLike[str], sections: Iterable[Section]) ->
     """Writes a snapshot beside its place and moves it there when it is complete and on the disk; returns its size.
 
     Args:
-        path: Where it goes; a file that is there is replaced. Until then, and if anything goes wrong, it stays as it was.
+        path: Where it goes. A file that is there is replaced; until then, and if anything goes wrong, it stays.
         sections: Made while they are written.
 
     Raises:

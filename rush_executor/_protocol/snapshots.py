@@ -1,7 +1,7 @@
 """What a snapshot of a network consists of: sections, each a kind and some byte strings.
 
-`_ledger/snapshots.py` makes them of a network's keys and keys of them; `_network/snapshot_file.py` stores them, and knows
-no more of them than that the first is HEAD and the last END.
+`_ledger/snapshots.py` makes them of a network's keys, and keys of them; `_network/snapshot_file.py` stores them, and
+knows no more of them than that the first is HEAD and the last END.
 
 | kind | parts |
 |---|---|
