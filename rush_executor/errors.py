@@ -18,6 +18,7 @@ __all__ = [
     "RemoteTraceback",
     "RushError",
     "ServerError",
+    "SnapshotError",
     "TaskKilledError",
     "TaskTimeoutError",
     "WorkerLostError",
@@ -30,6 +31,13 @@ class RushError(Exception):
 
 class ServerError(RushError, RuntimeError):
     """A Redis or Valkey server could not be found, started, reached at the start, or is too old."""
+
+
+class SnapshotError(RushError, ValueError):
+    """A file is no snapshot of this network: it is damaged or cut off, something else, or of another network.
+
+    It is read to its end before anything is restored, so nothing was written to the server.
+    """
 
 
 class NetworkLostError(RushError, BrokenExecutor):

@@ -14,7 +14,16 @@ from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import pack
 from rush_executor._protocol.keys import Keys
 
-__all__ = ["CHUNK_SIZE", "LARGE_PAYLOAD", "blob_commands", "delete_command", "read_blob", "write_blob"]
+__all__ = [
+    "CHUNK_SIZE",
+    "LARGE_PAYLOAD",
+    "blob_commands",
+    "chunk_commands",
+    "delete_command",
+    "read_blob",
+    "read_chunks",
+    "write_blob",
+]
 
 # From here on a payload leaves the record. Below, the extra round trip (0.1 ms) costs more than the copies in Lua.
 LARGE_PAYLOAD: Final = 256 * 1024
@@ -43,16 +52,19 @@ def blob_commands(
     keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE
 ) -> Iterator[tuple[bytes, ...]]:
     """Packs what writes a payload, chunk by chunk; see `write_blob`."""
-    key = keys.blob(blob_id)
     view = memoryview(payload)
-    # The TTL goes first, in one small packet: who is killed in the middle of a chunk leaves nothing without one. NX: a
-    # blob that is written again may be being read.
-    yield pack(("HSETNX", key, "0", b"")), pack(("PEXPIRE", key, _UNLINKED_MS))
     for number, start in enumerate(range(0, len(view), chunk_size)):
-        yield (
-            pack(("HSET", key, str(number), view[start : start + chunk_size])),
-            pack(("PEXPIRE", key, _UNLINKED_MS)),
-        )
+        yield from chunk_commands(keys, blob_id, number, view[start : start + chunk_size])
+
+
+def chunk_commands(keys: Keys, blob_id: str, number: int, chunk: bytes | memoryview) -> Iterator[tuple[bytes, ...]]:
+    """Packs what writes one chunk, the first of them first."""
+    key = keys.blob(blob_id)
+    if not number:
+        # The TTL goes first, in one small packet: who is killed in the middle of a chunk leaves nothing without one.
+        # NX: a blob that is written again may be being read.
+        yield pack(("HSETNX", key, "0", b"")), pack(("PEXPIRE", key, _UNLINKED_MS))
+    yield pack(("HSET", key, str(number), chunk)), pack(("PEXPIRE", key, _UNLINKED_MS))
 
 
 def read_blob(channel: Channel, keys: Keys, blob_id: str) -> bytes:
@@ -61,12 +73,25 @@ def read_blob(channel: Channel, keys: Keys, blob_id: str) -> bytes:
     Raises:
         KeyError: There is no such blob (any more).
     """
+    chunks = list(read_chunks(channel, keys, blob_id))
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def read_chunks(channel: Channel, keys: Keys, blob_id: str) -> Iterator[bytes]:
+    """Reads a payload back, one chunk after the other.
+
+    Raises:
+        KeyError: There is no such blob (any more).
+    """
     key = keys.blob(blob_id)
     n_chunks = int(channel.call(pack(("HLEN", key)))[0])
-    chunks: list[bytes] = [channel.call(pack(("HGET", key, str(number))))[0] for number in range(n_chunks)]
-    if not chunks or None in chunks:
+    if not n_chunks:
         raise KeyError(blob_id)
-    return chunks[0] if n_chunks == 1 else b"".join(chunks)
+    for number in range(n_chunks):
+        chunk: bytes | None = channel.call(pack(("HGET", key, str(number))))[0]
+        if chunk is None:
+            raise KeyError(blob_id)
+        yield chunk
 
 
 def delete_command(keys: Keys, blob_id: str) -> bytes:

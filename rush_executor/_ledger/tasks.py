@@ -16,10 +16,11 @@ from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG, REMOVED_TAG
 from rush_executor._protocol.states import FAILED, FINISHED
+from rush_executor.errors import RushError
 
 _T = TypeVar("_T")
 
-__all__ = ["KeptTask", "TaskLedger"]
+__all__ = ["KeptTask", "TaskLedger", "being_restored"]
 
 # Tasks that one script makes: nobody else on the server waits long, and a Lua stack holds their fields.
 _BATCH: Final = 500
@@ -70,8 +71,11 @@ class TaskLedger:
 
         Raises:
             WrongKind: There is one of this name that does not keep its tasks.
+            RushError: It is being restored from a snapshot.
         """
         epoch, kind = self._channel.call(evalsha("found_network", (self._keys.network,), [new_id()]))[0]
+        if kind == b"restoring":
+            raise being_restored(self._keys)
         if kind != b"tasks":
             raise WrongKind("the network does not keep its tasks")
         self._epoch = epoch.decode()
@@ -273,6 +277,14 @@ class TaskLedger:
     def _smembers(self, key: str) -> list[bytes]:
         members: list[bytes] = self._channel.call(pack(("SMEMBERS", key)))[0]
         return members
+
+
+def being_restored(keys: Keys) -> RushError:
+    """What those are told who come while a network is restored."""
+    return RushError(
+        f"network {keys.network_id!r} is being restored from a snapshot: wait until that is done. If it was broken "
+        "off, reset() the network and restore it again"
+    )
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from rush_executor._agent.supervisor import AgentSettings
 from rush_executor._client.pusher import TaskPusher
@@ -21,6 +22,14 @@ from rush_executor._ledger.connection import Channel, check_server, open_pool
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._ledger.views import NetworkReader, timeout_left
+from rush_executor._network.snapshots import (
+    NetworkSnapshot,
+    Schedule,
+    read_schedule,
+    restore_snapshot,
+    take_snapshot,
+    write_schedule,
+)
 from rush_executor._network.watch import Watch
 from rush_executor._payload import Encoder
 from rush_executor._payload.rows import RowCodec
@@ -34,6 +43,8 @@ from rush_executor._view.reader import NetworkView
 __all__ = ["Rush"]
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 # Of the tasks that are waited for, how many are asked for at once: the rest are still to come, whatever these say.
 _ASKED_FIRST: Final = 32
@@ -108,6 +119,7 @@ class Rush(NetworkView, TaskPusher):
         def channel() -> Channel:
             return Channel(pool, reconnect_timeout_s=config.reconnect_timeout_s)
 
+        self._open_channel = channel
         self._ledger_lock = threading.Lock()
         shared = channel()
         self._ledger = TaskLedger(shared, keys)
@@ -367,7 +379,78 @@ class Rush(NetworkView, TaskPusher):
         self._told_lost.clear()
         self.reset_cache()
 
+    # Snapshots.
+
+    def snapshot(self, path: str | os.PathLike[str]) -> NetworkSnapshot:
+        """Writes the network into a file, from which `restore` makes it again, on this server or another one.
+
+        Workers may go on meanwhile. The file has all tasks that there were when it was begun, each as it was at some
+        moment since then: queued, running, finished or failed. A file of this name is replaced when the new one is
+        complete. Payloads stay sealed; the secret is not in the file.
+
+        Args:
+            path: The file; by custom its name ends in ``.rush``.
+
+        Returns:
+            What is in it.
+
+        Raises:
+            RushError: There is no such network (yet), it is a RushExecutor's, or it was reset meanwhile.
+            OSError: The file cannot be written.
+        """
+        return self._on_own_channel(take_snapshot, Keys(self.network_id), path)
+
+    def restore(self, path: str | os.PathLike[str]) -> NetworkSnapshot:
+        """Makes the network from a file that `snapshot` has written.
+
+        What has finished or failed is there as it was. What was queued, or had been claimed from the queue, is queued,
+        in its old place; what a worker had made for itself by `push_running_tasks` has failed with a `WorkerLostError`.
+        What workers are to run is there, too, so that they can be started from a shell; none of the old ones is.
+
+        Args:
+            path: The file. It is read to its end before anything is written.
+
+        Returns:
+            What was in it, in the states that tasks had there.
+
+        Raises:
+            SnapshotError: The file is no snapshot of a network of this name, or it is damaged.
+            RushError: There is such a network already.
+            OSError: The file cannot be opened.
+        """
+        told = self._on_own_channel(restore_snapshot, Keys(self.network_id), path)
+        with self._ledger_lock:
+            # Of the network, if there was one that is gone now.
+            self._is_found = False
+        self.reset_cache()
+        return told
+
+    @property
+    def snapshot_schedule(self) -> Schedule | None:
+        """When the *server* writes its own snapshots, of all that is on it: `(seconds, changes)`; None for never.
+
+        ``(60, 1000)``: a minute after the last one, if there were 1000 changes since. It may be several such pairs.
+        What is set replaces what the server was told before, until it is restarted.
+
+        Raises:
+            ServerError: The server does not let us see or set it, as managed servers do.
+            ValueError: What it is set to makes no sense.
+        """
+        return self._on_own_channel(read_schedule)
+
+    @snapshot_schedule.setter
+    def snapshot_schedule(self, schedule: Iterable[int] | Iterable[Iterable[int]] | None) -> None:
+        self._on_own_channel(write_schedule, schedule)
+
     # Small things.
+
+    def _on_own_channel(self, action: Callable[..., _T], *args: Any) -> _T:
+        """What takes its time: others may use the shared connection meanwhile."""
+        channel = self._open_channel()
+        try:
+            return action(channel, *args)
+        finally:
+            channel.close()
 
     def _write_start(
         self,

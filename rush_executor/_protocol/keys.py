@@ -2,7 +2,7 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue) | last client; reset |
+| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._ledger.snapshots import NetworkRestorer, check_sections, read_sections
 from rush_executor._ledger.tasks import KeptTask, TaskLedger
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.records import Claim, Loss
+from rush_executor._protocol.snapshots import Section
 from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 from tests.integration.rig import Rig
 from tests.key_table import key_rows
@@ -71,6 +73,18 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     def task(name: str, **more: Any) -> list[KeptTask]:
         return [KeptTask(name, b"xs", **more)]
 
+    def restore_half() -> None:
+        sections = list(read_sections(rig.channel(), rig.keys))
+        ledger.reset()
+
+        def broken_off() -> Iterator[Section]:
+            yield from sections[:-1]
+            check(rig, seen, fields)
+            yield sections[-1]
+
+        head = check_sections(sections, rig.keys.network_id)
+        NetworkRestorer(rig.channel(), rig.keys, head).restore(broken_off())
+
     steps: list[Callable[[], object]] = [
         ledger.found,
         lambda: ledger.set_terminate_on_idle(wanted=True),
@@ -89,6 +103,7 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: lose("w1", TERMINATED),
         lambda: lose("w2", KILLED),
         lambda: lose("w3", LOST),
+        restore_half,
     ]
     for step in steps:
         step()
