@@ -15,10 +15,20 @@ from typing import Any, Final, Self, TypeVar
 
 from rush_executor._agent.supervisor import AgentSettings
 from rush_executor._client.pusher import TaskPusher
-from rush_executor._config import NetworkConfig, chosen_secret, cpu_count, default_url, redact, worker_environment
+from rush_executor._config import (
+    LogSettings,
+    NetworkConfig,
+    chosen_secret,
+    cpu_count,
+    default_url,
+    redact,
+    worker_environment,
+)
+from rush_executor._config import log_levels as log_level_numbers
 from rush_executor._crew.crew import Crew
 from rush_executor._crew.ctrl_c import ctrl_c_held_back
 from rush_executor._ledger.connection import Channel, check_server, open_pool
+from rush_executor._ledger.logs import LogReader
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._ledger.views import NetworkReader, timeout_left
@@ -38,6 +48,7 @@ from rush_executor._protocol.keys import Keys, check_network_id
 from rush_executor._protocol.records import KILL, TERMINATE
 from rush_executor._protocol.states import FAILED, FINISHED
 from rush_executor._rush_worker.loops import worker_loop_default
+from rush_executor._view.logs import Levels
 from rush_executor._view.reader import NetworkView
 
 __all__ = ["Rush"]
@@ -130,10 +141,12 @@ class Rush(NetworkView, TaskPusher):
         self._last_crew_of: dict[str, tuple[Crew, str]] = {}
         self._told_lost: set[str] = set()
         self._close = weakref.finalize(self, _close_all, self._crews, self._watches, guard, pool)
+        self._new_channel = channel
         self._open_view(
             NetworkReader(shared, keys),
             self._ledger_lock,
             NetworkReader(channel(), keys),
+            LogReader(channel(), keys),
             RowCodec(config.network_id, config.secret),
         )
 
@@ -174,6 +187,9 @@ class Rush(NetworkView, TaskPusher):
         fun: Callable[..., Any] | None = None,
         constants: Mapping[str, Any] | None = None,
         n_workers: int | None = None,
+        log_levels: Levels = None,
+        buffer_size: int = 100,
+        output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Starts workers on this machine. They end with this process.
@@ -184,6 +200,10 @@ class Rush(NetworkView, TaskPusher):
                 results. With a loop, it is handed on to the loop.
             constants: What is the same for all tasks.
             n_workers: By default one per CPU.
+            log_levels: Levels that loggers are to have in the workers: one for all, or by name, ``{"mylib": "DEBUG"}``.
+                By default they are as Python has them. What is logged, and printed, is kept: see `read_log`.
+            buffer_size: Records that a worker collects before it sends them; errors, and a second, send them earlier.
+            output_dir: Folder for files with what workers print, ``<worker>.out`` and ``<worker>.err``.
             **kwargs: Arguments of `worker_loop`.
 
         Returns:
@@ -194,7 +214,8 @@ class Rush(NetworkView, TaskPusher):
             RushError: The network is an executor's.
         """
         n = _checked_number(n_workers)
-        start_id = self._write_start(worker_loop, fun, constants, kwargs)
+        logs = _log_settings(log_levels, buffer_size, output_dir)
+        start_id = self._write_start(worker_loop, fun, constants, kwargs, logs)
         worker_ids = [new_id() for _ in range(n)]
         self._start_crew(worker_ids, start_id)
         return worker_ids
@@ -205,6 +226,9 @@ class Rush(NetworkView, TaskPusher):
         *,
         fun: Callable[..., Any] | None = None,
         constants: Mapping[str, Any] | None = None,
+        log_levels: Levels = None,
+        buffer_size: int = 100,
+        output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Says what workers run that are started elsewhere: with `rush-executor worker`, or from a `worker_script`.
@@ -213,9 +237,13 @@ class Rush(NetworkView, TaskPusher):
             worker_loop: As in `start_local_workers`.
             fun: As in `start_local_workers`.
             constants: As in `start_local_workers`.
+            log_levels: As in `start_local_workers`.
+            buffer_size: As in `start_local_workers`.
+            output_dir: As in `start_local_workers`.
             **kwargs: As in `start_local_workers`.
         """
-        self._write_start(worker_loop, fun, constants, kwargs)
+        logs = _log_settings(log_levels, buffer_size, output_dir)
+        self._write_start(worker_loop, fun, constants, kwargs, logs)
 
     def wait_for_workers(
         self, n: int | None = None, worker_ids: Iterable[str] | None = None, timeout: float | None = None
@@ -458,6 +486,7 @@ class Rush(NetworkView, TaskPusher):
         fun: Callable[..., Any] | None,
         constants: Mapping[str, Any] | None,
         kwargs: dict[str, Any],
+        logs: LogSettings,
     ) -> str:
         if worker_loop is None:
             if fun is None:
@@ -470,7 +499,7 @@ class Rush(NetworkView, TaskPusher):
         if constants is not None:
             kwargs = {"constants": dict(constants), **kwargs}
         body = Encoder(self._config.network_id, self._config.secret).encode_initializer(
-            worker_loop, (kwargs,), what="worker loop"
+            worker_loop, (kwargs, logs.to_bytes()), what="worker loop"
         )
         start_id = new_id()
         with self._ledger_lock:
@@ -504,6 +533,9 @@ class Rush(NetworkView, TaskPusher):
         self._watch()
         return bool(self.running_worker_ids) or any(crew.is_alive() for crew in self._crews)
 
+    def _another_log_reader(self) -> LogReader:
+        return LogReader(self._new_channel(), self._keys)
+
     def _watch(self) -> Watch:
         """The watch over the workers, from when it is first needed."""
         if not self._watches:
@@ -513,6 +545,14 @@ class Rush(NetworkView, TaskPusher):
     def _find(self) -> None:
         super()._find()
         self._watch()
+
+
+def _log_settings(levels: Levels, buffer_size: int, output_dir: str | os.PathLike[str] | None) -> LogSettings:
+    return LogSettings(
+        levels=log_level_numbers(levels),
+        buffer_size=buffer_size,
+        output_dir=None if output_dir is None else os.path.abspath(output_dir),  # noqa: PTH100 - text
+    )
 
 
 def _checked_number(n_workers: int | None) -> int:

@@ -9,11 +9,14 @@ import time
 import traceback
 from typing import Any, Final
 
+from rush_executor._config import LogSettings
 from rush_executor._ledger.connection import NetworkGone, WorkerGone
+from rush_executor._ledger.logs import LogWriter
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._payload import Decoder
 from rush_executor._rush_worker.seat import Seat
 from rush_executor._rush_worker.worker import RushWorker
+from rush_executor._worker.logs import WorkerLog, start_logging
 from rush_executor._worker.loop import LeaveNow
 from rush_executor._worker.main import WorkerSettings, install_signal_handlers, watch_forks
 from rush_executor.errors import NetworkLostError, PayloadError
@@ -40,15 +43,26 @@ def run_rush_worker(settings: WorkerSettings, start_id: str) -> int:
     """
     seat = Seat(settings.config, settings.worker_id, settings.record.epoch, settings.slot, settings.wake_fd)
     seat.slot_is_watched = True
+    log: WorkerLog | None = None
     try:
-        loop, kwargs = _wait_for_start(seat, start_id)
+        loop, kwargs, logs = _wait_for_start(seat, start_id)
+        writer = LogWriter.connect(seat.config.url, seat.keys, seat.worker_id, settings.record.epoch, cap=logs.cap)
+        log = start_logging(logs, writer, seat.current_task)
         seat.register(settings.agent_id)
+        log.open()
+        return _run_loop(seat, loop, kwargs)
     except (NetworkGone, WorkerGone, NetworkLostError) as reason:
         logger.debug("worker leaves: %r", reason)
         return 0
     except PayloadError:
         traceback.print_exc()
         return _EXIT_LOOP_FAILED
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _run_loop(seat: Seat, loop: Any, kwargs: dict[str, Any]) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable(2, all_threads=False)
     install_signal_handlers(seat)
@@ -66,18 +80,19 @@ def run_rush_worker(settings: WorkerSettings, start_id: str) -> int:
         if isinstance(error, SystemExit) and not error.code:
             return 0
         error.__traceback__ = _without_own(error.__traceback__)
+        # To stderr, and so into the log as well.
         traceback.print_exception(error)
         return _EXIT_LOOP_FAILED
     return 0
 
 
-def _wait_for_start(seat: Seat, start_id: str) -> tuple[Any, dict[str, Any]]:
+def _wait_for_start(seat: Seat, start_id: str) -> tuple[Any, dict[str, Any], LogSettings]:
     ledger = TaskLedger(seat.channel, seat.keys)
     while (body := ledger.read_start(start_id)) is None:
         time.sleep(_LOOK_FOR_START_S)
     decoder = Decoder(seat.config.network_id, seat.config.secret, _no_functions)
-    loop, (kwargs,) = decoder.decode_initializer("", body)
-    return loop, kwargs
+    loop, (kwargs, logs) = decoder.decode_initializer("", body)
+    return loop, kwargs, LogSettings.from_bytes(logs)
 
 
 def _no_functions(_client_id: str, digest: str) -> bytes:

@@ -14,7 +14,7 @@ import threading
 from typing import Final, Self
 
 from rush_executor._config import NetworkConfig
-from rush_executor._ledger.agent import AgentLedger
+from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger
 from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WorkerGone, open_pool
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._ledger.views import NetworkReader
@@ -26,10 +26,12 @@ from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._protocol.states import TERMINATED
 from rush_executor.errors import NetworkLostError
 
-__all__ = ["Seat"]
+__all__ = ["ALL_TASKS", "Seat"]
 
 logger = logging.getLogger(__name__)
 
+# In the slot of a worker that is at several tasks.
+ALL_TASKS: Final = CHARGE_ALL
 _LISTEN_S: Final = 0.5
 
 
@@ -94,6 +96,11 @@ class Seat:
         self.tasks.found()
         self.ledger.register(agent_id, socket.gethostname(), os.getpid())
         self.slot.set_ready()
+
+    def current_task(self) -> str:
+        """The task that this worker is at; empty for none, or for several."""
+        task = self.slot.current()
+        return "" if task == ALL_TASKS else task
 
     def wake_agent(self) -> None:
         """Has the agent look at the slot now."""

@@ -7,11 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from rush_executor._client.pusher import TaskPusher, as_error, per_task
 from rush_executor._config import NetworkConfig, chosen_secret, default_url
 from rush_executor._ledger.connection import WrongKind, check_server
+from rush_executor._ledger.logs import LogReader
 from rush_executor._ledger.tasks import KeptTask
 from rush_executor._ledger.views import NetworkReader
 from rush_executor._ledger.worker import Outcome
@@ -21,7 +22,7 @@ from rush_executor._protocol.keys import check_network_id
 from rush_executor._protocol.names import check_names
 from rush_executor._protocol.records import Claim
 from rush_executor._protocol.states import RUNNING
-from rush_executor._rush_worker.seat import Seat
+from rush_executor._rush_worker.seat import ALL_TASKS, Seat
 from rush_executor._view.reader import NetworkView
 from rush_executor._worker.loop import LeaveNow
 from rush_executor.errors import RushError, ServerError
@@ -29,8 +30,6 @@ from rush_executor.errors import RushError, ServerError
 __all__ = ["PoppedTask", "RushWorker"]
 
 logger = logging.getLogger(__name__)
-
-_ALL: Final = "*"
 
 
 class PoppedTask(NamedTuple):
@@ -125,7 +124,13 @@ class RushWorker(NetworkView, TaskPusher):
         self._is_found = True
         self._held: dict[str, _Held] = {}
         self._can_mute = seat.channel.can_mute()
-        self._open_view(seat.reader, seat.lock, NetworkReader(seat.open_channel(), seat.keys), seat.codec)
+        self._open_view(
+            seat.reader,
+            seat.lock,
+            NetworkReader(seat.open_channel(), seat.keys),
+            self._another_log_reader(),
+            seat.codec,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -274,6 +279,9 @@ class RushWorker(NetworkView, TaskPusher):
     push_results = finish_tasks
     push_failed = fail_tasks
 
+    def _another_log_reader(self) -> LogReader:
+        return LogReader(self._seat.open_channel(), self._seat.keys)
+
     def _claim(self, timeout: float) -> Claim | None:
         seat, end_at = self._seat, time.monotonic() + timeout
         wait_s = 0.0
@@ -315,7 +323,7 @@ class RushWorker(NetworkView, TaskPusher):
             slot.end()
             return
         first = min(held.values(), key=lambda one: one.end_at) if len(held) > 1 else next(iter(held.values()))
-        name = first.claim.task_id if len(held) == 1 else _ALL
+        name = first.claim.task_id if len(held) == 1 else ALL_TASKS
         if first.end_at < math.inf:
             slot.begin(name, first.end_at, first.claim.timeout_s)
             self._seat.wake_agent()

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from rush_executor._ledger.logs import LogCursor, LogReader
 from rush_executor._ledger.views import NetworkReader, Record, WorkerRecord, timeout_left
 from rush_executor._payload.rows import EXTRA, XS, YS, RowCodec
+from rush_executor._protocol.logs import LogRecord
 from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG
 from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 from rush_executor._view.conditions import condition_of
+from rush_executor._view.logs import STREAMS, Levels, follow_log, print_log, read_log
 from rush_executor._view.rows import TaskRow, TaskRows
 from rush_executor._view.table import TaskTable
 
@@ -37,11 +40,21 @@ class NetworkView:
     _waiter_lock: threading.Lock
     _n_shown: int
 
-    def _open_view(self, reader: NetworkReader, lock: threading.Lock, waiter: NetworkReader, codec: RowCodec) -> None:
+    def _open_view(
+        self,
+        reader: NetworkReader,
+        lock: threading.Lock,
+        waiter: NetworkReader,
+        log_reader: LogReader,
+        codec: RowCodec,
+    ) -> None:
         self._reader = reader
         self._reader_lock = lock
         self._waiter = waiter
         self._waiter_lock = threading.Lock()
+        self._log_reader = log_reader
+        self._log_lock = threading.Lock()
+        self._printed = LogCursor()
         self._codec = codec
         self._cache_lock = threading.RLock()
         self.reset_cache()
@@ -289,12 +302,69 @@ class NetworkView:
         """How many workers were lost."""
         return len(self.lost_worker_ids)
 
+    # What workers have logged.
+
+    def read_log(
+        self,
+        worker_ids: Iterable[str] | None = None,
+        *,
+        time_difference: float | None = None,
+        levels: Levels = None,
+        streams: Collection[str] = STREAMS,
+    ) -> list[LogRecord]:
+        """What workers have logged and printed, in order of time: as much as the server keeps of it.
+
+        Args:
+            worker_ids: Whose log; by default all workers'.
+            time_difference: Only records younger than so many seconds.
+            levels: Only records of at least this level: one for all, or by logger: ``{"mylib": "DEBUG"}``.
+            streams: Only what was logged (``log``) or printed (``stdout``, ``stderr``).
+        """
+        wanted = self.worker_ids if worker_ids is None else list(worker_ids)
+        with self._log_lock:
+            return read_log(self._log_reader, wanted, time_difference=time_difference, levels=levels, streams=streams)
+
+    def print_log(self, *, levels: Levels = None, streams: Collection[str] = STREAMS) -> int:
+        """Hands what workers have logged since the last call to the loggers of this process with the same names.
+
+        So this process's handlers, formats and levels say what is seen; ``worker_id`` and ``task`` can stand in a
+        format.
+
+        Args:
+            levels: As in `read_log`.
+            streams: As in `read_log`.
+
+        Returns:
+            How many records a logger here has taken.
+        """
+        wanted = self.worker_ids
+        with self._log_lock:
+            return print_log(self._log_reader, wanted, self._printed, levels=levels, streams=streams)
+
+    def follow_log(
+        self, timeout: float | None = None, *, levels: Levels = None, streams: Collection[str] = STREAMS
+    ) -> Iterator[LogRecord]:
+        """Yields what workers log from now on, as it comes; also that of workers that join later.
+
+        Args:
+            timeout: Ends after so many seconds; None for when the generator is closed.
+            levels: As in `read_log`.
+            streams: As in `read_log`.
+        """
+        return follow_log(
+            self._another_log_reader(), lambda: self.worker_ids, timeout=timeout, levels=levels, streams=streams
+        )
+
     @property
     def redis_info(self) -> dict[str, str]:
         """What the server says of itself."""
         return self._ask(lambda reader: reader.info())
 
     # Small things.
+
+    def _another_log_reader(self) -> LogReader:
+        """A reader that may wait while others read."""
+        raise NotImplementedError
 
     def _ask(self, question: Callable[[NetworkReader], _T]) -> _T:
         with self._reader_lock:

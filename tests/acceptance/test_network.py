@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -365,6 +367,47 @@ def test_seeds(rush: Rush, n_workers: int) -> None:
     assert rush.wait_for_tasks(keys + again, timeout=DEADLINE_S)
     assert rush.fetch_tasks(keys)["y"] == rush.fetch_tasks(again)["y"]
     assert len(set(rush.fetch_tasks(keys)["y"])) == 20
+
+
+def tell(x: int) -> dict[str, int]:
+    logging.getLogger("mylib").info("x is %d", x)
+    print("printed", x)
+    return {"y": x}
+
+
+def test_logs(rush: Rush, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """What workers log and print is kept, with the task; it can be read, printed and followed."""
+    rush.start_local_workers(fun=tell, n_workers=1, log_levels={"mylib": "INFO"}, output_dir=tmp_path)
+    [key] = rush.push_tasks([{"x": 7}])
+    rush.wait_for_tasks(key, timeout=DEADLINE_S)
+    wait_until(lambda: len(rush.read_log()) >= 2)
+    found = {(record.logger, record.stream, record.message, record.task) for record in rush.read_log()}
+    assert ("mylib", "log", "x is 7", key) in found
+    assert ("rush_executor.worker.stdout", "stdout", "printed 7", key) in found
+    assert rush.read_log(levels="ERROR") == rush.read_log(time_difference=0.0) == []
+    with caplog.at_level("INFO", "mylib"):
+        assert rush.print_log(streams=["log"]) == 1
+        assert rush.print_log(streams=["log"]) == 0
+    assert "x is 7" in caplog.text
+    follow = rush.follow_log(timeout=DEADLINE_S, streams=["log"])
+    rush.push_tasks([{"x": 8}])
+    assert next(follow).message == "x is 8"
+    follow.close()
+    [file] = tmp_path.glob("*.out")
+    assert file.read_text().splitlines() == ["printed 7", "printed 8"]
+
+
+def test_a_loop_that_fails(rush: Rush) -> None:
+    """Its traceback is in the log, and the worker is lost."""
+
+    def loop(worker: RushWorker) -> None:
+        raise ValueError("nothing works")
+
+    [worker] = rush.start_local_workers(loop, n_workers=1)
+    wait_until(lambda: rush.lost_worker_ids == [worker])
+    text = "\n".join(record.message for record in rush.read_log())
+    assert "ValueError: nothing works" in text
+    assert "run_rush_worker" not in text
 
 
 def test_a_private_server() -> None:
