@@ -63,7 +63,9 @@ def test_what_was_written_is_read(path: Path, sections: list[tuple[bytes, list[b
         assert list(file.sections()) == list(file.sections())
 
 
-@pytest.mark.parametrize("part", [bytes(300_000), os.urandom(300_000), b"", os.urandom(10)])
+@pytest.mark.parametrize(
+    "part", [bytes(300_000), os.urandom(300_000), b"", os.urandom(10)], ids=["zeros", "noise", "empty", "short"]
+)
 def test_what_does_not_shrink_is_stored(path: Path, part: bytes) -> None:
     """And what does is packed."""
     write_snapshot(path, [SECTIONS[0], Section(BLOB, [b"id", b"0", part]), SECTIONS[-1]])
