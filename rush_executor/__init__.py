@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rush_executor._client.future import RushFuture
+    from rush_executor._crew.alone import start_worker
     from rush_executor._executor.executor import RushExecutor
+    from rush_executor._network.plan import remove_rush_plan, rush_available, rush_config, rush_plan
     from rush_executor._network.rush import Rush
     from rush_executor._network.rush import Rush as rsh  # noqa: N813 - as it is called in R
     from rush_executor._rush_worker.loops import worker_loop_default, worker_loop_process
@@ -52,7 +54,12 @@ __all__ = [
     "TaskTimeoutError",
     "WorkerLostError",
     "__version__",
+    "remove_rush_plan",
     "rsh",
+    "rush_available",
+    "rush_config",
+    "rush_plan",
+    "start_worker",
     "with_rng_state",
     "worker_loop_default",
     "worker_loop_process",
@@ -66,7 +73,12 @@ _HOMES = {
     "RushFuture": "rush_executor._client.future",
     "RushWorker": "rush_executor._rush_worker.worker",
     "TaskTable": "rush_executor._view.table",
+    "remove_rush_plan": "rush_executor._network.plan",
     "rsh": "rush_executor._network.rush",
+    "rush_available": "rush_executor._network.plan",
+    "rush_config": "rush_executor._network.plan",
+    "rush_plan": "rush_executor._network.plan",
+    "start_worker": "rush_executor._crew.alone",
     "with_rng_state": "rush_executor._rush_worker.seeds",
     "worker_loop_default": "rush_executor._rush_worker.loops",
     "worker_loop_process": "rush_executor._rush_worker.loops",

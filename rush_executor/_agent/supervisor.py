@@ -389,7 +389,9 @@ class Supervisor:
         if worker.worker_id in self._killed:
             self._killed.discard(worker.worker_id)
             return KILLED
-        return TERMINATED if exitcode == 0 else LOST
+        # One that has not begun yet has no handler for the signal that asks it to leave.
+        has_left = exitcode == 0 or (self._is_leaving and exitcode == -signal.SIGTERM)
+        return TERMINATED if has_left else LOST
 
     def _report_losses(self) -> None:
         """Tells the ledger of workers that ended; what cannot be told now is kept for the next step."""

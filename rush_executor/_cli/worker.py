@@ -15,7 +15,6 @@ from rush_executor._config import (
     default_secret,
     default_url,
     redact,
-    set_worker_environment,
 )
 
 __all__ = ["run_worker_command"]
@@ -40,16 +39,15 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
     for option, value in (("--workers", n_workers), ("--max-tasks-per-child", args.max_tasks_per_child)):
         if value is not None and value < 1:
             fail(f"{option} must be >= 1")
-    # Read by numerical libraries when a task imports them, in processes forked from this one.
-    set_worker_environment(n_workers, args.inner_max_num_threads)
-
-    # After the environment is set, and not for a command line that is wrong.
+    # Not for a command line that is wrong.
     # ruff: noqa: PLC0415
-    from rush_executor._agent.supervisor import AgentSettings
-    from rush_executor._crew.agent_process import run_agent
-    from rush_executor._ledger.connection import check_server
-    from rush_executor._protocol.ids import new_id
+    from rush_executor._crew.alone import run_alone
     from rush_executor.errors import NetworkLostError, ServerError
+
+    def greet() -> None:
+        where = f"network {network_id!r} on {redact(url)}"
+        noun = "worker" if n_workers == 1 else "workers"
+        print(f"{n_workers} {noun} for {where}; Ctrl-C to stop", file=sys.stderr, flush=True)
 
     try:
         config = NetworkConfig(
@@ -60,15 +58,13 @@ def run_worker_command(args: argparse.Namespace, fail: Callable[[str], NoReturn]
             heartbeat_period_s=args.heartbeat_period,
             heartbeat_expire_s=args.heartbeat_expire,
         )
-        check_server(config.url)
-        settings = AgentSettings(
-            config=config, agent_id=new_id(), n_workers=n_workers, max_tasks_per_child=args.max_tasks_per_child
+        run_alone(
+            config,
+            n_workers,
+            max_tasks=args.max_tasks_per_child,
+            n_threads=args.inner_max_num_threads,
+            when_reached=greet,
         )
-        where = f"network {network_id!r} on {redact(url)}"
-        print(f"{n_workers} workers for {where}; Ctrl-C to stop", file=sys.stderr, flush=True)
-        # Modules beside the user's code are found as they are by `python -m`.
-        sys.path.insert(0, "")
-        run_agent(settings)
     except (ValueError, OSError) as error:
         fail(str(error))
     except (ServerError, NetworkLostError) as error:

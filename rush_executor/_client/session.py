@@ -81,7 +81,7 @@ class Session:
     ) -> None:
         self.client_id = client_id
         self.broken: BaseException | None = None
-        self._config = config
+        self.config = config
         self._encoder = encoder
         self._keeper = keeper
         self._keys = Keys(config.network_id)
@@ -209,7 +209,7 @@ class Session:
         if unknown:
             for task in task_ids:
                 self._pending.take(task)
-            raise KeyError(f"network {self._config.network_id!r} has no task {', '.join(unknown)}")
+            raise KeyError(f"network {self.config.network_id!r} has no task {', '.join(unknown)}")
         return futures
 
     def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> None:
@@ -283,7 +283,7 @@ class Session:
 
     def cancel(self, future: RushFuture) -> bool:
         """Takes the task back, if no worker has it."""
-        give_up_at = time.monotonic() + self._config.reconnect_timeout_s
+        give_up_at = time.monotonic() + self.config.reconnect_timeout_s
         while not future.done() and time.monotonic() < give_up_at:
             try:
                 reply = self._try_cancel(future)
@@ -364,21 +364,21 @@ class Session:
 
     def _join_network(self, initializer: bytes) -> None:
         try:
-            network = self._uplink.open_network(new_id(), initializer, durable=self._config.is_durable)
+            network = self._uplink.open_network(new_id(), initializer, durable=self.config.is_durable)
         except WrongKind:
             raise ValueError(
-                f"network {self._config.network_id!r} keeps its tasks: it belongs to Rush. Choose another network_id"
+                f"network {self.config.network_id!r} keeps its tasks: it belongs to Rush. Choose another network_id"
             ) from None
         if initializer and network.creator != self.client_id:
             self._uplink.retire()
             raise ValueError(
-                f"network {self._config.network_id!r} exists already, with an initializer of its own or none: pass "
+                f"network {self.config.network_id!r} exists already, with an initializer of its own or none: pass "
                 "initializer where the network is created, or choose another network_id"
             )
-        if self._config.is_durable and not network.is_durable:
+        if self.config.is_durable and not network.is_durable:
             self._uplink.retire()
             raise ValueError(
-                f"network {self._config.network_id!r} exists already and is not durable: pass durable=True where the "
+                f"network {self.config.network_id!r} exists already and is not durable: pass durable=True where the "
                 "network is created, or choose another network_id"
             )
         self._network = network
@@ -396,7 +396,7 @@ class Session:
             network = self._uplink.open_network(new_id(), before.initializer, before.creator, durable=before.is_durable)
             if network.initializer != before.initializer:
                 raise NetworkLostError(
-                    f"the server lost its data ({why}), and network {self._config.network_id!r} was created again by "
+                    f"the server lost its data ({why}), and network {self.config.network_id!r} was created again by "
                     "somebody else, with another initializer"
                 )
             self._network = network
@@ -459,7 +459,7 @@ class Session:
         if now >= self._next_look_at:
             self._reaper.look()
             self._look_for_workers(now)
-            self._next_look_at = now + self._config.heartbeat_period_s
+            self._next_look_at = now + self.config.heartbeat_period_s
         self._next_tick_at = now + _TICK_S
 
     def _look_for_workers(self, now: float) -> None:
@@ -474,8 +474,8 @@ class Session:
                 "%d tasks wait, and no worker has joined network %r on %s. Start one there with `rush-executor "
                 "worker`, or give max_workers.",
                 len(self._pending),
-                self._config.network_id,
-                redact(self._config.url),
+                self.config.network_id,
+                redact(self.config.url),
             )
 
     def _end(self) -> None:
@@ -536,7 +536,7 @@ class Session:
         return reply
 
     def _open_channel(self) -> Channel:
-        return Channel(self._pool, reconnect_timeout_s=self._config.reconnect_timeout_s, stopping=self._stopping)
+        return Channel(self._pool, reconnect_timeout_s=self.config.reconnect_timeout_s, stopping=self._stopping)
 
     def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:
         """Cancels those of these Futures that no worker has claimed."""

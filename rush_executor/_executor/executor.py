@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rush_executor._agent.supervisor import AgentSettings
 from rush_executor._client.future import RushFuture
@@ -31,6 +31,9 @@ from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import check_network_id
 from rush_executor._protocol.records import TaskOptions
 from rush_executor.errors import PayloadError
+
+if TYPE_CHECKING:
+    from rush_executor._network.rush import Rush
 
 __all__ = ["OptionsView", "RushExecutor"]
 
@@ -291,6 +294,24 @@ class RushExecutor(_TaskExecutor):
     @property
     def _max_workers(self) -> int:
         return self._n_own_workers or max(1, self._session.n_workers())
+
+    @property
+    def network(self) -> Rush:
+        """The network, to be looked at: tasks in the queue and running, workers, the server.
+
+        A `Rush` of its own; close it when it is not needed any more.
+        """
+        from rush_executor._network.rush import Rush  # noqa: PLC0415 - who does not look need not wait for it
+
+        config = self._session.config
+        return Rush(
+            config.network_id,
+            config.url,
+            secret=config.secret,
+            reconnect_timeout=config.reconnect_timeout_s,
+            heartbeat_period=config.heartbeat_period_s,
+            heartbeat_expire=config.heartbeat_expire_s,
+        )
 
     def attach(self, task_ids: Iterable[str]) -> list[RushFuture]:
         """Futures for tasks that were submitted before, in a network that is durable.

@@ -164,7 +164,12 @@ class TaskLedger:
         for batch in _batches(payloads, _BATCH):
             args: list[str | bytes | float] = [name, "1" if ignore_max_retries else "0", k.task(), k.blob()]
             for task_id, payload in batch:
-                args += (task_id, payload)
+                if len(payload) < LARGE_PAYLOAD:
+                    args += (task_id, payload, "")
+                else:
+                    blob_id = new_id()
+                    write_blob(self._channel, self._keys, blob_id, payload)
+                    args += (task_id, b"", blob_id)
             queued += self._channel.call(evalsha("retry_tasks", keys, args))[0]
         return [raw.decode() for raw in queued]
 

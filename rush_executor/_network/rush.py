@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -32,6 +33,9 @@ from rush_executor._ledger.logs import LogReader
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._ledger.views import NetworkReader, timeout_left
+from rush_executor._network.plan import Launcher, rush_config
+from rush_executor._network.script import run_script
+from rush_executor._network.script import worker_script as make_worker_script
 from rush_executor._network.snapshots import (
     NetworkSnapshot,
     Schedule,
@@ -72,8 +76,9 @@ class Rush(NetworkView, TaskPusher):
 
     Args:
         network_id: The network; by default a fresh one.
-        url: Server: ``redis://``, ``rediss://`` or ``unix://``. By default `RUSH_URL` of the environment; where that is
-            not set either, a private server is started, which ends with this object or process, and all that it keeps.
+        url: Server: ``redis://``, ``rediss://`` or ``unix://``. By default that of the plan (`rush_plan`), or
+            `RUSH_URL` of the environment; where that is not set either, a private server is started, which ends with
+            this object or process, and all that it keeps.
         secret: Seals all payloads, as for `RushExecutor`.
         reconnect_timeout: Seconds that a lost server is waited for.
         heartbeat_period: Seconds between two signs of life of the workers' agents.
@@ -96,7 +101,8 @@ class Rush(NetworkView, TaskPusher):
     ) -> None:
         if network_id is not None:
             check_network_id(network_id)
-        url = url or default_url()
+        plan = rush_config()
+        url = url or (plan.url if plan is not None else None) or default_url()
         server: EmbeddedServer | None = None
         if url is None:
             with ctrl_c_held_back():
@@ -199,7 +205,7 @@ class Rush(NetworkView, TaskPusher):
             fun: Instead of a loop: called for each task as ``fun(**xs, **constants)``; returns a mapping of names to
                 results. With a loop, it is handed on to the loop.
             constants: What is the same for all tasks.
-            n_workers: By default one per CPU.
+            n_workers: By default as many as the plan says (`rush_plan`), or one per CPU.
             log_levels: Levels that loggers are to have in the workers: one for all, or by name, ``{"mylib": "DEBUG"}``.
                 By default they are as Python has them. What is logged, and printed, is kept: see `read_log`.
             buffer_size: Records that a worker collects before it sends them; errors, and a second, send them earlier.
@@ -219,6 +225,62 @@ class Rush(NetworkView, TaskPusher):
         worker_ids = [new_id() for _ in range(n)]
         self._start_crew(worker_ids, start_id)
         return worker_ids
+
+    def start_workers(
+        self,
+        worker_loop: Callable[..., Any] | None = None,
+        *,
+        fun: Callable[..., Any] | None = None,
+        constants: Mapping[str, Any] | None = None,
+        n_workers: int | None = None,
+        launcher: Launcher | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Starts workers where the launcher, or else the plan, says; see `rush_plan`.
+
+        Args:
+            worker_loop: As in `start_local_workers`.
+            fun: As in `start_local_workers`.
+            constants: As in `start_local_workers`.
+            n_workers: By default as many as the plan says.
+            launcher: Is called with the text of a script for each worker, see `worker_script`; or a command that reads
+                it from its standard input, such as ``["ssh", "host", "sh"]``. By default that of the plan; workers on
+                this machine if there is none.
+            **kwargs: As in `start_local_workers`.
+
+        Returns:
+            Ids of local workers; of others what the launcher has returned, or a `subprocess.Popen`, for each.
+        """
+        plan = rush_config()
+        if launcher is None and plan is not None and plan.worker_type == "remote":
+            launcher = plan.launcher
+        if launcher is None:
+            return self.start_local_workers(worker_loop, fun=fun, constants=constants, n_workers=n_workers, **kwargs)
+        n = _checked_number(n_workers)
+        self.set_worker_loop(worker_loop, fun=fun, constants=constants, **kwargs)
+        script = self.worker_script(n_workers=1)
+        if callable(launcher):
+            return [launcher(script) for _ in range(n)]
+        environment = {**os.environ, "RUSH_URL": self._config.url, "RUSH_PYTHON": sys.executable}
+        if self._config.secret is not None:
+            environment["RUSH_SECRET"] = os.fsdecode(self._config.secret)
+        return [run_script(launcher, script, environment) for _ in range(n)]
+
+    start_remote_workers = start_workers
+
+    def worker_script(self, *, n_workers: int = 1, python: str = "python3") -> str:
+        """A script for `sh` that starts workers on another machine; they run what `set_worker_loop` says, or will say.
+
+        It holds no secret: a server's password and the network's secret come from the environment of the machine where
+        it is run (`RUSH_URL`, `RUSH_SECRET`), and it says so if they are missing.
+
+        Args:
+            n_workers: How many workers it starts.
+            python: Interpreter that has the package, if `RUSH_PYTHON` names none there.
+        """
+        return make_worker_script(self._config, n_workers=_checked_number(n_workers), python=python)
+
+    create_worker_script = worker_script
 
     def set_worker_loop(
         self,
@@ -557,7 +619,8 @@ def _log_settings(levels: Levels, buffer_size: int, output_dir: str | os.PathLik
 
 def _checked_number(n_workers: int | None) -> int:
     if n_workers is None:
-        return cpu_count()
+        plan = rush_config()
+        return cpu_count() if plan is None else plan.n_workers
     if not isinstance(n_workers, int):
         raise TypeError(f"n_workers must be an integer, not {type(n_workers).__name__}")
     if n_workers < 1:

@@ -410,6 +410,25 @@ def test_a_loop_that_fails(rush: Rush) -> None:
     assert "run_rush_worker" not in text
 
 
+def test_another_seed(rush: Rush) -> None:
+    """A task that is retried with the next seed draws other numbers, whatever the size of its inputs."""
+    import random
+
+    def draw(data: bytes) -> dict[str, float]:
+        raise ValueError(random.random())
+
+    rush.start_local_workers(fun=draw, n_workers=1)
+    keys = rush.push_tasks([{"data": b"x" * n} for n in (1, 1_000_000)], seeds=[1, 2])
+    seen: list[list[float]] = []
+    for _ in range(3):
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+        seen.append([error.args[0] for error in rush.fetch_tasks(keys)["condition"]])
+        again = rush.retry_tasks(keys, ignore_max_retries=True, next_seed=len(seen) == 2)
+        assert again == keys
+    assert seen[0] == seen[1]
+    assert all(old != new for old, new in zip(seen[1], seen[2], strict=True))
+
+
 def test_a_private_server() -> None:
     """Without a url there is one, as long as the object."""
     with warnings.catch_warnings(), Rush() as rush:

@@ -16,7 +16,7 @@ def test_worker_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_process, "run_agent", seen.append)
     monkeypatch.setattr(connection, "check_server", lambda _url: None)
     monkeypatch.setattr("sys.path", [])
-    monkeypatch.setattr("rush_executor._cli.worker.set_worker_environment", lambda *_: None)
+    monkeypatch.setattr("rush_executor._crew.alone.set_worker_environment", lambda *_: None)
     args = "worker --url redis://nowhere/0 --network net --workers 3 --max-tasks-per-child 4 --reconnect-timeout 5"
     assert _cli.main([*args.split(), "--heartbeat-period", "0.5", "--heartbeat-expire", "2"]) == 0
     [settings] = seen

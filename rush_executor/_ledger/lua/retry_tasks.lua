@@ -1,16 +1,16 @@
 -- Purpose: failed tasks that the network keeps are queued again.
 -- KEYS: 1 queued_tasks, 2 bell, 3 worker_ids, 4 failed_tasks
 -- ARGV: 1 name of this retry, 2 '1' to disregard max_retries, 3-4 prefixes of task:, blob:, then for each task: id, new
---       payload ('' for the old one)
+--       payload and new blob id (both '' for the old ones)
 -- Returns: the ids that were queued
 -- Row: failed retry -> queued, at the front of its priority.
 -- Loser: a task that has not failed (any more), or has no retry left, is passed over.
 -- Sent twice: a task that bears the name of this retry counts as queued.
 local ranked, queued = {}, {}
-for at = 5, #ARGV, 2 do
+for at = 5, #ARGV, 3 do
   local id = ARGV[at]
   local key = ARGV[3] .. id
-  local task = redis.call('HMGET', key, 'state', 'losses', 'max_retries', 'rank', 'retry', 'outcome')
+  local task = redis.call('HMGET', key, 'state', 'losses', 'max_retries', 'rank', 'retry', 'outcome', 'blob')
   if task[5] == ARGV[1] then
     queued[#queued + 1] = id
   elseif task[1] == 'failed' then
@@ -25,8 +25,17 @@ for at = 5, #ARGV, 2 do
       end
       redis.call('HSET', key, 'state', 'queued', 'losses', losses, 'retry', ARGV[1])
       redis.call('HDEL', key, 'outcome', 'more', 'worker', 'started_at', 'ended_at')
-      if ARGV[at + 1] ~= '' then
-        redis.call('HSET', key, 'payload', ARGV[at + 1])
+      local payload, blob = ARGV[at + 1], ARGV[at + 2]
+      if payload ~= '' or blob ~= '' then
+        if task[7] then
+          redis.call('UNLINK', ARGV[4] .. task[7])
+        end
+        redis.call('HDEL', key, 'blob')
+        redis.call('HSET', key, 'payload', payload)
+        if blob ~= '' then
+          redis.call('HSET', key, 'blob', blob)
+          redis.call('PERSIST', ARGV[4] .. blob)
+        end
       end
       redis.call('SREM', KEYS[4], id)
       ranked[#ranked + 1] = task[4]

@@ -1,0 +1,210 @@
+"""Workers that are started by others than the manager: from a shell, from a script, by a launcher, as a plan says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rush_executor import (
+    Rush,
+    RushExecutor,
+    remove_rush_plan,
+    rush_available,
+    rush_config,
+    rush_plan,
+    start_worker,
+)
+from rush_executor.testing import temporary_server
+
+DEADLINE_S = 60.0
+ROOT = Path(__file__).parents[2]
+PASSWORD = "pass'w\"o$rd"  # noqa: S105 - of a server that lives as long as a test
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with temporary_server() as url:
+        yield url
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    end_at = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end_at, "waited in vain"
+        time.sleep(0.01)
+
+
+def add(x1: float, x2: float) -> dict[str, float]:
+    return {"y": x1 + x2}
+
+
+def run(*command: str, **environment: str) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RUSH_")}
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**clean, **environment}, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def end(process: subprocess.Popen[str], *, code: int = 0) -> str:
+    """Waits for a process; returns what it has printed to stderr."""
+    _, text = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == code, text
+    return text
+
+
+def worker_command(url: str, network_id: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "rush_executor", "worker", "--url", url, "--network", network_id, "--workers", "2")
+
+
+def test_a_worker_waits_for_something_to_do(url: str) -> None:
+    """It may come before the network, and before anybody has said what to run; it is told to leave at any time."""
+    early = run(*worker_command(url, "late"))
+    with Rush("late", url) as rush:
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
+        # Workers wait for their loop now: asked to leave, they do.
+        wait_until(lambda: len(psutil.Process(early.pid).children()) == 2)
+        early.send_signal(signal.SIGTERM)
+        end(early)
+        assert rush.n_lost_workers == rush.n_running_workers == 0
+        again = run(*worker_command(url, "late"))
+        rush.set_worker_loop(fun=add)
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        assert rush.fetch_finished_tasks()["y"] == [3]
+        rush.stop_workers()
+        end(again)
+        assert rush.n_lost_workers == 0
+        rush.reset()
+
+
+def test_a_script(url: str, tmp_path: Path) -> None:
+    """Run by `sh`, with a hostile name and url; what is secret is in the environment and nowhere else."""
+    network_id = "it's-`a`-$(network);\"#&|*?-"
+    secret = "the secret's `name`"  # noqa: S105
+    with Rush(network_id, url, secret=secret) as rush:
+        script = rush.create_worker_script(n_workers=2)
+        assert secret not in script
+        rush.set_worker_loop(fun=add)
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
+        file = tmp_path / "script"
+        file.write_text(script, encoding="utf-8")
+        assert "set RUSH_SECRET" in end(run("sh", str(file), RUSH_PYTHON=sys.executable), code=2)
+        workers = run("sh", str(file), RUSH_PYTHON=sys.executable, RUSH_SECRET=secret)
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        family = [psutil.Process(workers.pid), *psutil.Process(workers.pid).children(recursive=True)]
+        assert len(family) == 3
+        assert not [process for process in family if secret in " ".join(process.cmdline())]
+        rush.stop_workers()
+        assert secret not in end(workers)
+        rush.reset()
+
+
+def test_a_password_stays_out_of_the_script() -> None:
+    """Who runs it is told what to set."""
+    from rush_executor._config import NetworkConfig
+    from rush_executor._network.script import worker_script
+
+    config = NetworkConfig(url=f"redis://user:{PASSWORD}@host:6379/0", network_id="n")
+    text = worker_script(config, n_workers=1, python="python3")
+    assert PASSWORD not in text
+    assert "set RUSH_URL to the URL of the server (host), with its password" in end(run("sh", "-c", text), code=2)
+
+
+def test_launchers(url: str) -> None:
+    """A launcher gets a script for each worker; a command reads it."""
+    with Rush("launched", url) as rush:
+        scripts: list[str] = []
+        assert rush.start_workers(fun=add, n_workers=3, launcher=scripts.append) == [None] * 3
+        assert len(scripts) == 3
+        processes = rush.start_workers(fun=add, n_workers=2, launcher=["sh"])
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        rush.stop_workers()
+        assert [process.wait(DEADLINE_S) for process in processes] == [0, 0]
+        rush.reset()
+
+
+def test_plans(url: str) -> None:
+    """A package that knows nothing of the user's machines asks the plan."""
+    assert not rush_available()
+    assert rush_config() is None
+    with rush_plan(3, url) as plan, rush_plan(1, url):
+        assert rush_available()
+        assert plan.n_workers == 3
+        assert rush_config().n_workers == 1  # type: ignore[union-attr]
+        with Rush("planned") as rush:
+            [worker] = rush.start_workers(fun=add)
+            rush.wait_for_workers(timeout=DEADLINE_S)
+            assert rush.running_worker_ids == [worker]
+            rush.reset()
+    assert not rush_available()
+    scripts: list[str] = []
+    rush_plan(2, url, worker_type="remote", launcher=scripts.append)
+    with Rush("planned") as rush:
+        assert len(rush.start_workers(fun=add)) == 2
+        rush.reset()
+    remove_rush_plan()
+    assert not rush_available()
+    with pytest.raises(ValueError, match="remote workers need a launcher"):
+        rush_plan(2, url, worker_type="remote")
+    with pytest.raises(ValueError, match="worker_type must be"):
+        rush_plan(2, url, worker_type="cloud")  # type: ignore[arg-type]
+    assert PASSWORD not in repr(rush_plan(1, f"redis://:{PASSWORD}@host"))
+    remove_rush_plan()
+
+
+START_WORKER = """
+import sys
+from rush_executor import start_worker
+start_worker(sys.argv[1], sys.argv[2], n_workers=1)
+print("ended")
+"""
+
+
+def test_start_worker(url: str) -> None:
+    """As the command, in one's own program."""
+    with Rush("own", url) as rush:
+        rush.set_worker_loop(fun=add)
+        program = run(sys.executable, "-c", START_WORKER, "own", url)
+        rush.wait_for_workers(1, timeout=DEADLINE_S)
+        rush.stop_workers()
+        out, text = program.communicate(timeout=DEADLINE_S)
+        assert (program.returncode, out) == (0, "ended\n"), text
+        rush.reset()
+    with pytest.raises(ValueError, match="needs network_id and url"):
+        start_worker()
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            start_worker("own", url)
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(errors[0])
+
+
+def test_an_executors_network() -> None:
+    """Can be looked at."""
+    with RushExecutor(1) as executor, executor.network as rush:
+        assert rush.network_id == executor.network_id
+        future = executor.submit(time.sleep, 0.2)
+        wait_until(lambda: rush.n_running_tasks == 1)
+        assert rush.fetch_running_tasks().keys == [future.task_id]
+        assert [worker.state for worker in rush.worker_info] == ["running"]
+        future.result()
