@@ -1,10 +1,10 @@
 """Networks that keep their tasks, as sections of a snapshot: made of the keys of one, and keys made of them.
 
-Payloads stay as they are, sealed or not. What a snapshot is of: the tasks that there were when it began, and each once,
-in the state that its own record was in when it was read, in one step; so tasks that were made later are left out, and
-one that ended meanwhile may be there with its end or without. Queue and failed tasks are made of the records again.
-Only the order in which tasks have finished stands in no record: it is read when all records have been, so every task
-that was read as finished is in it.
+Payloads stay as they are, sealed or not. What a snapshot is of: the tasks that there were when it began, and each
+once, in the state that its own record was in when it was read, in one step; so tasks that were made later are left
+out, and one that ended meanwhile may be there with its end or without. Queue and failed tasks are made of the records
+again. Only the order in which tasks have finished stands in no record: it is read when all records have been, so every
+task that was read as finished is in it.
 """
 
 from __future__ import annotations
