@@ -121,7 +121,7 @@ class TaskTable:
         )
 
     def select(self, names: Iterable[str], *, missing_ok: bool = False) -> TaskTable:
-        """Returns a table with some of the columns, in the given order. Its rows still are whole `TaskRow`s.
+        """Returns a table with some of the columns, in the given order. Its rows still are whole: each a `TaskRow`.
 
         Args:
             names: The columns. ``"xs"``, ``"ys"`` and ``"extra"`` stand for all of that kind that there are.
