@@ -7,8 +7,8 @@ result. Points that others are still evaluating count as if they had turned out 
 go to the same place; and each worker has its own taste for the unknown (the lambda of its lower confidence bound).
 
 The same budget is then spent the usual way: one process proposes a batch, one point for each worker, and waits until
-all of it is done. What is printed, and drawn with `--out`, is how good the results were, and how much of the workers'
-time went into evaluations.
+all of it is done. What is printed, and drawn with `--out`, is how much of the workers' time went into evaluations, and
+how good the results were. (Which of the two finds the better point within one run is mostly luck.)
 
 `--objective sleep` puts 0.2 s of sleep in place of the model: with more workers than cores, it shows what the network
 and the proposals cost. Needs ``pip install 'rush-executor[examples]'``.
@@ -24,7 +24,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy.stats import qmc
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
@@ -36,9 +39,9 @@ from rush_executor import Rush, RushWorker
 
 # A small forest of which every proposal replaces a part: it costs some milliseconds, however many points there are,
 # and an evaluation takes hundreds.
-N_TREES = 20
-N_NEW_TREES = 4
-N_CANDIDATES = 500
+N_TREES = 12
+N_NEW_TREES = 3
+N_CANDIDATES = 400
 # Of them, so many are near the best point.
 N_NEAR = 100
 # Until the workers have joined and evaluated everything; a run that takes longer hangs.
@@ -130,7 +133,7 @@ class Sleep(Objective):
 OBJECTIVES = {"real": Boosting, "sleep": Sleep}
 
 
-# ----------------------------------------------------------------------------------------------- which point to try next
+# ---------------------------------------------------------------------------------------------- which point to try next
 
 
 class Proposer:
@@ -221,7 +224,9 @@ class Evaluation(NamedTuple):
     is_initial: bool
 
 
-def decentralised(objective: Objective, design: list[dict[str, float]], n_workers: int, budget: int) -> list[Evaluation]:
+def decentralised(
+    objective: Objective, design: list[dict[str, float]], n_workers: int, budget: int
+) -> list[Evaluation]:
     """Workers that propose by themselves."""
     with Rush() as rush:
         rush.start_local_workers(optimise, n_workers=n_workers, objective=objective, budget=budget)
@@ -304,6 +309,98 @@ def show(title: str, run: list[Evaluation], n_workers: int) -> None:
         print(f"  {worker_id[:8]}  {n:>11}  {busy_s:>8.2f} s  {share:>11.1%}")
     busy_s = sum(e.ended_at - e.began_at for e in run)
     print(f"  all       {len(run):>11}  {busy_s:>8.2f} s  {utilisation(run, n_workers):>11.1%}")
+
+
+COLORS = ("#2166ac", "#c2570c")
+GREY = "#555555"
+
+
+def draw(runs: dict[str, list[Evaluation]], n_workers: int, folder: Path) -> None:
+    """Draws what was found when, and what the workers did when."""
+    folder.mkdir(parents=True, exist_ok=True)
+    style = {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        # Text stays text: smaller, and it can be found. And the same runs give the same file.
+        "svg.fonttype": "none",
+        "svg.hashsalt": "adbo",
+    }
+    print()
+    with mpl.rc_context(style):
+        for name, figure in (("best", draw_best(runs)), ("timeline", draw_timeline(runs, n_workers))):
+            path = folder / f"adbo_{name}.svg"
+            figure.savefig(path, metadata={"Date": None})
+            print(f"drawn: {path}")
+
+
+def draw_best(runs: dict[str, list[Evaluation]]) -> Figure:
+    """The lowest loss so far over time, and each evaluation as a dot."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    end = max(e.ended_at for run in runs.values() for e in run)
+    lows = []
+    for (title, run), color in zip(runs.items(), COLORS, strict=True):
+        by_end = sorted(run, key=lambda e: e.ended_at)
+        times = [e.ended_at for e in by_end]
+        losses = [e.loss for e in by_end]
+        best = np.minimum.accumulate(losses)
+        lows += losses
+        axes.plot(times, losses, "o", color=color, alpha=0.3, markersize=3.5, markeredgewidth=0)
+        axes.step([*times, end], [*best, best[-1]], where="post", color=color, linewidth=2, label=title)
+        axes.plot(times[-1], best[-1], "o", color=color, markersize=7)
+    axes.set_yscale("log")
+    # A few points are so bad that nothing else could be told apart.
+    low, high = min(lows), float(np.quantile(lows, 0.9))
+    axes.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.05)
+    axes.set_xlim(0, end * 1.02)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set(xlabel="seconds since the first evaluation began", ylabel="loss")
+    legend = axes.legend(
+        loc="upper right", title="lowest so far (dots: each evaluation)", edgecolor="none", framealpha=1
+    )
+    legend.set_zorder(5)
+    return figure
+
+
+def draw_timeline(runs: dict[str, list[Evaluation]], n_workers: int) -> Figure:
+    """For each worker a row with a bar for each evaluation; between them it has waited, or proposed."""
+    figure = Figure(figsize=(8, 1.2 + 0.55 * n_workers), layout="constrained")
+    panels = figure.subplots(len(runs), 1, sharex=True)
+    end = max(e.ended_at for run in runs.values() for e in run)
+    for (title, run), color, axes in zip(runs.items(), COLORS, panels, strict=True):
+        draw_workers(axes, run, color, end)
+        last = max(e.ended_at for e in run)
+        share = utilisation(run, n_workers)
+        what = f"{title}: {len(run)} evaluations in {last:.0f} s, {share:.0%} of the time spent in them"
+        axes.set_title(what, loc="left", fontsize=10)
+    panels[-1].set_xlabel("seconds since the first evaluation began (pale: points of the Latin hypercube)")
+    return figure
+
+
+def draw_workers(axes: Axes, run: list[Evaluation], color: str, end: float) -> None:
+    """One panel of the timeline."""
+    last = max(e.ended_at for e in run)
+    rows = shares(run)
+    for i, (worker_id, share) in enumerate(rows.items()):
+        for is_initial, alpha in ((True, 0.45), (False, 1.0)):
+            bars = [
+                (e.began_at, e.ended_at - e.began_at)
+                for e in run
+                if e.worker_id == worker_id and e.is_initial == is_initial
+            ]
+            axes.broken_barh(bars, (i - 0.38, 0.76), color=color, alpha=alpha, edgecolor="white", linewidth=0.4)
+        axes.text(end * 1.01, i, f"{share.share:.0%}", va="center", color=GREY)
+    axes.axvline(last, color=GREY, linewidth=1, linestyle=":")
+    axes.set(yticks=range(len(rows)), yticklabels=[f"worker {i}" for i in range(1, len(rows) + 1)])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, end * 1.06)
+    axes.tick_params(left=False)
+    axes.spines["left"].set_visible(False)
 
 
 def main() -> None:
