@@ -11,7 +11,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final, Self
@@ -46,6 +46,11 @@ class Recorder(Channel):
     def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
         self.sent.append((muted, *commands) if muted else commands)
         return super().call(*commands, muted=muted)
+
+    def call_each(self, commands: Iterable[bytes]) -> None:
+        packed = list(commands)
+        self.sent += [(command,) for command in packed]
+        super().call_each(packed)
 
 
 class Client:

@@ -11,8 +11,8 @@ local ranked = {}
 for at = 5, #ARGV, 2 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
-  local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank', 'client', 'blob')
-  if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
+  local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank', 'client', 'blob', 'state')
+  if task[1] == ARGV[1] and task[2] == ARGV[at + 1] and task[6] == 'running' then
     -- First what makes room: a full server refuses a script only as long as it has changed nothing.
     redis.call('SREM', KEYS[1], id)
     if is_there(task[4]) then
