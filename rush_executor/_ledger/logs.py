@@ -107,6 +107,11 @@ class LogWriter:
         self._n_breaks = self._channel.n_breaks
         self.is_open = True
 
+    @property
+    def is_answer_due(self) -> bool:
+        """Whether the next `post` would wait for the server: it has not said for long that it has what was posted."""
+        return not self._can_mute or self._posted_bytes > _POSTED_BYTES or len(self._posted) >= _POSTED_BATCHES
+
     def post(self, lines: Sequence[LogLine]) -> bool:
         """Sends lines, mostly without waiting for an answer.
 
@@ -116,7 +121,7 @@ class LogWriter:
         Raises:
             NetworkGone, NetworkLostError, Refused, ServerError: As `append`, if this is the time for an answer.
         """
-        if not self._can_mute or self._posted_bytes > _POSTED_BYTES or len(self._posted) >= _POSTED_BATCHES:
+        if self.is_answer_due:
             self.append(lines)
             return True
         for batch in self._pack(lines):

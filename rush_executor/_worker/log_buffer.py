@@ -70,6 +70,7 @@ class LogBuffer:
         # handler that came in the middle of feeding it.
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_armed = False
+        self._is_woken = False
         self._sent_at = 0.0
         self._tried_at = 0.0
         self._before_sending: list[Callable[[], None]] = []
@@ -144,7 +145,7 @@ class LogBuffer:
     def tick(self) -> None:
         """What the thread does: sends what has come, settles what was posted, tries again what failed."""
         # Before it looks: what comes later arms it again.
-        self._is_armed = False
+        self._is_armed = self._is_woken = False
         for call in self._before_sending:
             call()
         with self._sending:
@@ -197,6 +198,13 @@ class LogBuffer:
         def send() -> None:
             n_left = len(self._lines)
             while n_left > 0 and self._is_ready:
+                if self._writer.is_answer_due and not self._is_copy and len(self._lines) <= self._most_kept:
+                    # That is the thread's to wait for: a task that waits looks like a long one, and its worker gives
+                    # away what it had claimed beside it.
+                    if not self._is_woken:
+                        self._is_woken = True
+                        self._tokens.put(True)  # noqa: FBT003 - a token
+                    return
                 taken = self._take()
                 n_left -= len(taken)
                 self._is_ready = self._writer.post(taken)
