@@ -37,6 +37,8 @@ _POSTED_BYTES: Final = 1 << 16
 _POSTED_BATCHES: Final = 64
 # An answer that took longer says too little about the server's clock.
 _CLOCK_TRIP_S: Final = 0.5
+# A clock was set, no answer was late: what this process logs stays in order by less than that.
+_CLOCK_STEP_S: Final = 1.0
 # Entries that a reader gets in one reply, of all workers together: about 10 MB when every batch is full.
 _PAGE: Final = 1000
 # Batches that a reader remembers of each worker. A repetition comes after those that were under way, and after what
@@ -187,9 +189,11 @@ class LogWriter:
         answered_at = time.time()
         if None in replies:
             raise NetworkGone("the log of this worker is gone")
-        if 0 <= answered_at - sent_at < _CLOCK_TRIP_S:
-            # An entry's id tells the server's time.
-            self._offset_s = int(replies[-1].partition(b"-")[0]) / 1000 - (sent_at + answered_at) / 2
+        # An entry's id tells the server's time.
+        offset_s = int(replies[-1].partition(b"-")[0]) / 1000 - (sent_at + answered_at) / 2
+        is_off = abs(offset_s - self._offset_s) > _CLOCK_STEP_S
+        if 0 <= answered_at - sent_at < _CLOCK_TRIP_S and (is_off or not self.is_open):
+            self._offset_s = offset_s
 
     def _is_last_written_here(self) -> bool:
         """Whether the last entry is one of those that were posted; if not, a child's may have come behind it."""

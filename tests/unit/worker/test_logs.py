@@ -42,6 +42,7 @@ class FakeWriter:
         self.lines: list[LogLine] = []
         self.error: Exception | None = None
         self.is_cut = False
+        self.is_answer_due = False
         self.while_sending: Callable[[], None] = lambda: None
 
     def open(self) -> None:
@@ -168,7 +169,7 @@ def test_a_record_of_strange_parts() -> None:
     """What comes from elsewhere, as from a queue or a socket, need not be of the right types."""
     logs = Logs().ready()
     logs.logger.handle(logging.makeLogRecord({"msg": "a", "levelno": True, "name": None, "created": "12.5"}))
-    logs.logger.handle(logging.makeLogRecord({"msg": "b", "created": None}))
+    logs.logger.handle(logging.makeLogRecord({"msg": "b", "levelno": 20, "created": None}))
     logs.logger.info("c")
     logs.buffer.tick()
     assert [line[:4] for line in logs.writer.lines] == [
