@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -451,7 +452,7 @@ def test_print_log(logs: LogRig, caplog: pytest.LogCaptureFixture) -> None:
         assert print_log(logs.reader, ["w1"], cursor, levels="CRITICAL") == 1
     first, second = caplog.records
     text = formatter.format(first)
-    assert text.endswith("00:20:34,567 INFO mylib w1 t7 100% \\udcff\nTraceback\nValueError: no")
+    assert re.search(r"00:20:34,56\d INFO mylib w1 t7 100% \\udcff\nTraceback\nValueError: no$", text)
     text.encode()
     assert second.getMessage() == "louder"
 
