@@ -8,6 +8,7 @@ would be on the same kind of machine, or as much as it takes to be of no concern
 
 How each is measured:
 - push, work, fetch: 10,000 tasks `fun(x1, x2) -> {"y": x1 + x2}`, from `push_tasks` to the table with all of them.
+- push: 10,000 tasks at once, with nobody there who would take them.
 - one task: `push_tasks` of one and `wait_for_tasks`, one after the other.
 - own task: `push_running_tasks` and `finish_tasks` in a worker's loop, one task at a time.
 - decentralised: before each of 2,000 tasks of its own a worker reads all results; from the first start to the last end
@@ -102,6 +103,7 @@ def read_all_then_work(worker: RushWorker, n: int) -> None:
 def measure_round(url: str, n_workers: int, n_tasks: int, n_trips: int, figures: Figures) -> None:
     rows = [{"x1": float(i), "x2": 1.0} for i in range(n_tasks)]
     measure_centralised(url, n_workers, rows, n_trips, figures)
+    measure_push(url, rows, figures)
     measure_own_tasks(url, n_trips, figures)
     measure_decentralised(url, n_workers, n_tasks // 5, figures)
     measure_kill(url, n_workers, figures)
@@ -118,13 +120,11 @@ def measure_centralised(url: str, n_workers: int, rows: list[dict[str, float]], 
         rush.fetch_finished_tasks()
         began_at = time.perf_counter()
         keys = rush.push_tasks(rows)
-        pushed_at = time.perf_counter()
         assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
         table = rush.fetch_finished_tasks()
         spent_s = time.perf_counter() - began_at
         assert sum(table["y"]) == sum(table["x1"]) + len(table)
         note(figures, "throughput", len(rows) / spent_s)
-        note(figures, "push_us", (pushed_at - began_at) / len(rows) * 1e6)
         note(figures, "trip_ms", statistics.median(spans(n_trips, lambda: one_trip(rush))) * 1e3)
         rush.stop_workers()
 
@@ -139,6 +139,12 @@ def measure_centralised(url: str, n_workers: int, rows: list[dict[str, float]], 
                 ten += spans(1, other.fetch_finished_tasks)
             assert len(other.fetch_finished_tasks()) == n_read + 500
             note(figures, "fetch_ten_ms", statistics.median(ten) * 1e3)
+
+
+def measure_push(url: str, rows: list[dict[str, float]], figures: Figures) -> None:
+    with network(url) as rush:
+        rush.push_tasks(rows[:10])
+        note(figures, "push_us", spans(1, lambda: rush.push_tasks(rows))[0] / len(rows) * 1e6)
 
 
 def measure_own_tasks(url: str, n_trips: int, figures: Figures) -> None:
