@@ -404,8 +404,12 @@ class NetworkView:
                 self.reset_cache()
                 continue
             self._add(news.records)
-            if len(self._finished) >= news.n_finished or not news.records:
-                return
+            while news.records and (n_read := len(self._finished)) < news.n_finished:
+                more = self._ask(lambda reader: reader.read_more_finished(n_read, news.n_finished))  # noqa: B023
+                if not more:
+                    return
+                self._add(more)
+            return
 
     def _add(self, records: Sequence[Record]) -> None:
         self._finished.extend([self._row(record) for record in records])
