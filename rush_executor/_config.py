@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ __all__ = [
     "default_network_id",
     "default_secret",
     "default_url",
+    "launcher_environment",
     "log_levels",
     "redact",
     "set_worker_environment",
@@ -201,6 +203,14 @@ def worker_environment(n_workers: int, n_threads: int | None) -> Mapping[str, st
 def set_worker_environment(n_workers: int, n_threads: int | None) -> None:
     """Gives this process, and so the workers that it forks, the environment of `worker_environment`."""
     os.environ.update(worker_environment(n_workers, n_threads))
+
+
+def launcher_environment(config: NetworkConfig) -> Mapping[str, str]:
+    """Environment for a command that starts workers elsewhere: this process's, and what the script reads there."""
+    environment = {**os.environ, "RUSH_URL": config.url, "RUSH_PYTHON": sys.executable}
+    if config.secret is not None:
+        environment["RUSH_SECRET"] = os.fsdecode(config.secret)
+    return environment
 
 
 def chosen_secret(secret: str | bytes | None) -> bytes | None:

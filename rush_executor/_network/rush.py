@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 import threading
 import time
 import warnings
@@ -22,6 +21,7 @@ from rush_executor._config import (
     chosen_secret,
     cpu_count,
     default_url,
+    launcher_environment,
     redact,
     worker_environment,
 )
@@ -261,9 +261,7 @@ class Rush(NetworkView, TaskPusher):
         script = self.worker_script(n_workers=1)
         if callable(launcher):
             return [launcher(script) for _ in range(n)]
-        environment = {**os.environ, "RUSH_URL": self._config.url, "RUSH_PYTHON": sys.executable}
-        if self._config.secret is not None:
-            environment["RUSH_SECRET"] = os.fsdecode(self._config.secret)
+        environment = launcher_environment(self._config)
         return [run_script(launcher, script, environment) for _ in range(n)]
 
     start_remote_workers = start_workers

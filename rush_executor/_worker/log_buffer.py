@@ -63,6 +63,8 @@ class LogBuffer:
         self._owner = 0
         # The connection is good, as far as anybody knows: whoever adds lines may send them.
         self._is_ready = False
+        # It was good once, or it has failed: nobody waits for it to be opened any more.
+        self._is_tried = False
         self._is_open = False
         self._is_closed = False
         self._is_copy = False
@@ -215,8 +217,10 @@ class LogBuffer:
         """Sends; returns whether it is done, or given up."""
         try:
             send()
+            self._is_tried = True
         except (NetworkLostError, OSError):
             self._is_ready = False
+            self._is_tried = True
             return False
         except NetworkGone as reason:
             # Or reset; the worker will notice, too.
@@ -260,6 +264,9 @@ class LogBuffer:
             if self._is_copy and self._is_open and time.monotonic() - self._tried_at > _PERIOD_S:
                 self.flush(_BRIM_S)
             if is_brimful:
+                if self._is_open and not self._is_tried:
+                    # A burst at the very start: the thread is about to open the connection.
+                    self.flush(_BRIM_S)
                 self._drop_surplus()
             return
         # In a child nobody else would send it.

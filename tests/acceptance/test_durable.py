@@ -34,6 +34,11 @@ futures = [executor.submit(lambda x: x + offset, i) for i in range(20)]
 futures.append(executor.submit(fail, "so"))
 futures.append(executor.submit(bytes, 1_000_000))
 futures.append(executor.submit(len, bytes(1_000_000)))
+if durable:
+    # On the server: `submit` is ahead of that.
+    with executor.network as network:
+        while network.n_tasks < len(futures):
+            time.sleep(0.01)
 print(*(future.task_id for future in futures), flush=True)
 time.sleep(600)
 """

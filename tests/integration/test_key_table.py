@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._ledger.logs import LogWriter
 from rush_executor._ledger.snapshots import NetworkRestorer, check_sections, read_sections
 from rush_executor._ledger.tasks import KeptTask, TaskLedger
 from rush_executor._ledger.worker import Outcome, WorkerLedger
@@ -70,6 +71,12 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     def lose(worker_id: str, how: str) -> None:
         agent.ledger.lose_worker(Loss(worker_id, "host", 4711, 1, "reason"), "*", how=how)
 
+    def log(worker_id: str) -> None:
+        writer = LogWriter.connect(rig.url, rig.keys, worker_id, ledger.found(), cap=100)
+        writer.open()
+        writer.append([(0.0, 20, "logger", "message", "a", "log", "")])
+        writer.close()
+
     def task(name: str, **more: Any) -> list[KeptTask]:
         return [KeptTask(name, b"xs", **more)]
 
@@ -100,6 +107,7 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: ledger.create("finished", task("e", outcome=b"ys")),
         lambda: ledger.create("failed", task("f", outcome=b"failure")),
         lambda: ledger.remove("removed"),
+        lambda: log("w1"),
         lambda: lose("w1", TERMINATED),
         lambda: lose("w2", KILLED),
         lambda: lose("w3", LOST),
