@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED
 from typing import Any, Protocol
 
+from rush_executor._protocol.records import NewTask
+
 __all__ = ["FutureOwner", "RushFuture"]
 
 
@@ -53,18 +55,20 @@ class RushFuture(Future[Any]):
             its attempts has ended, or it was cancelled before the first.
     """
 
+    attempts: int = 0
+    # This room's: whether the task has left this process; the task itself while it is kept (`PendingFutures`).
+    _is_sent: bool = False
+    _task: NewTask | None = None
+
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         super().__init__()
         # In place of making a second one, which would double the cost of a Future.
         self._condition.__class__ = _Condition
         self._owner = owner
         self.task_id = task_id
-        self.attempts = 0
-        # The rest is this room's: the function's name for messages, its digest if it was sent by value, and whether the
-        # task has left this process.
+        # The function's name for messages, and its digest if it was sent by value.
         self._name = name
         self._digest = digest
-        self._is_sent = False
 
     def cancel(self) -> bool:
         """Cancels the task unless a worker has claimed it.

@@ -53,9 +53,8 @@ class PendingFutures:
 
     def __init__(self, encoder: Encoder, shelf: FunctionShelf, send_later: Callable[[Parcel], None]) -> None:
         self._futures: dict[str, RushFuture] = {}
-        self._tasks: dict[str, NewTask] = {}
         self._kept_bytes = 0
-        # Guards the sum alone: the dicts are changed by one step each.
+        # Guards the sum alone: the dict is changed by one step each.
         self._lock = threading.Lock()
         self._encoder = encoder
         self._shelf = shelf
@@ -76,7 +75,7 @@ class PendingFutures:
         if keep:
             with self._lock:
                 self._kept_bytes += n_bytes
-            self._tasks[future.task_id] = task
+            future._task = task
         self._futures[future.task_id] = future
 
     def attach(self, future: RushFuture) -> None:
@@ -89,7 +88,8 @@ class PendingFutures:
         """Takes a Future out, to resolve it; None when somebody else has."""
         future = self._futures.pop(task_id, None)
         if future is not None:
-            task = self._tasks.pop(task_id, None)
+            # Not kept as long as somebody keeps the Future.
+            task, future._task = future._task, None
             n_bytes = len(task.payload) if task is not None else 0
             if future._digest is not None:
                 n_bytes += self._shelf.release(future._digest)
@@ -133,7 +133,6 @@ class PendingFutures:
                 continue
             future.set_exception(make_error())
         self._futures.clear()
-        self._tasks.clear()
 
     def end_retries(self) -> None:
         """From now on a failure is the end of a task, whatever its options say."""
@@ -143,7 +142,7 @@ class PendingFutures:
         """What must be pushed again as the server has lost it, in its old order; what cannot be is failed."""
         parcels: list[Parcel] = []
         for future in self.all():
-            task = self._tasks.get(future.task_id)
+            task = future._task
             # On their way, in the outbox or waiting to be retried; unless they need a function that the server
             # had and that was not kept.
             if not future._is_sent and (task is not None or future._digest is None):
@@ -176,7 +175,7 @@ class PendingFutures:
 
     def _resolve(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
         task_id = future.task_id
-        task = self._tasks.get(task_id)
+        task = future._task
         if task is not None and task.options.retry_on:
             self._resolve_or_retry(future, task, tag, body)
         elif self.take(task_id) is not None:
@@ -192,7 +191,7 @@ class PendingFutures:
         if _is_retried(failure, options.retry_on) and task.retries < options.max_retries and self._has_retries:
             # Its blob has ended with its record.
             again = task._replace(retries=task.retries + 1, blob_id=new_id() if task.blob_id else "")
-            self._tasks[task.task_id] = again
+            future._task = again
             future._is_sent = False
             self._send_later(Parcel(future, again))
         elif self.take(task.task_id) is not None:
