@@ -48,6 +48,7 @@ def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = N
     # What is here now stays as long as the agent: no collection needs to look at it, and so to copy it, in a worker.
     gc.collect()
     gc.freeze()
+    gc.enable()
     Supervisor(settings, _worker_main, initializer_exit=EXIT_INITIALIZER, when_ready=when_ready).run()
 
 

@@ -186,6 +186,8 @@ class Channel:
         self.n_breaks = 0
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
+        # What was asked and not answered yet: commands, what goes before them, and whether all of it was sent.
+        self._asked: tuple[tuple[bytes, ...], bytes, bool] = ((), b"", False)
 
     def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
         """Sends commands in one go and returns their replies.
@@ -218,6 +220,32 @@ class Channel:
                 # Full jitter: a thousand workers must not come back in step.
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def ask(self, *commands: bytes, muted: bytes = b"") -> None:
+        """Sends as `call` does, and does not wait: `answer` has the replies.
+
+        Whoever uses the channel in between gives up the connection: then `answer` asks again, which does no harm.
+        """
+        self._asked = (commands, muted, False)
+        try:
+            self._send((_MUTE, muted, *commands) if muted else commands)
+            self._asked = (commands, muted, True)
+        except (RedisConnectionError, RedisTimeoutError, OSError):
+            self._give_up_connection()
+
+    def answer(self) -> list[Any]:
+        """The replies to what was asked last; raises as `call`."""
+        commands, muted, is_sent = self._asked
+        self._asked = ((), b"", False)
+        if is_sent and self._is_open_question:
+            try:
+                replies = self._read(len(commands))
+                if not any(isinstance(reply, NoScriptError) for reply in replies):
+                    _check(replies)
+                    return replies
+            except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError):
+                self._give_up_connection()
+        return self.call(*commands, muted=muted)
 
     def call_each(self, commands: Iterable[bytes]) -> None:
         """Sends commands one after the other while they are being made; raises as `call`, when all were sent.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
@@ -110,19 +110,40 @@ class WorkerLedger:
             known: Tasks that this worker holds; others that it holds by the ledger are given to it again.
         """
         commands = ([self._wait] if wait_s == BLOCK_S else [self._wait_for(wait_s)]) if wait else []
+        muted = self._add_claim(commands, outcomes, limit, known)
+        return self._claimed(outcomes, self._channel.call(*commands, muted=muted))
+
+    def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
+        """Hands in outcomes and claims, as `exchange`, but does not wait for the answer."""
+        commands: list[bytes] = []
+        muted = self._add_claim(commands, outcomes, limit, known)
+        self._channel.ask(*commands, muted=muted)
+
+    def answer(self, outcomes: Sequence[Outcome]) -> Claimed:
+        """What was asked for last; to be called before anything else of this ledger.
+
+        Args:
+            outcomes: Those that were handed in with it.
+        """
+        return self._claimed(outcomes, self._channel.answer())
+
+    def _add_claim(self, commands: list[bytes], outcomes: Sequence[Outcome], limit: int, known: Iterable[str]) -> bytes:
+        """Adds what claims, and what hands in where that needs an answer; returns it where it needs none."""
         args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes, *known]
         commands.append(evalsha("claim_tasks", self._claim_keys, args))
         finish = self._finish(outcomes) if outcomes else b""
-        is_muted = bool(finish) and self._can_mute
-        if finish and not is_muted:
-            commands.insert(0, finish)
-        replies = self._channel.call(*commands, muted=finish if is_muted else b"")
+        if not finish or self._can_mute:
+            return finish
+        commands.insert(0, finish)
+        return b""
+
+    def _claimed(self, outcomes: Sequence[Outcome], replies: Sequence[Any]) -> Claimed:
         reply = replies[-1]
         claims = [
             _claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4])
             for i in range(1, len(reply), 5)
         ]
-        if is_muted:
+        if outcomes and self._can_mute:
             claims, refused = self._settle(outcomes, claims)
         else:
             refused = [raw.decode() for raw in replies[0]] if outcomes else []

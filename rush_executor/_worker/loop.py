@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone, Refused, WorkerGone
-from rush_executor._ledger.worker import Outcome, WorkerLedger
+from rush_executor._ledger.worker import Claimed, Outcome, WorkerLedger
 from rush_executor._payload import Call, run_chunk
 from rush_executor._protocol.ids import client_of
 from rush_executor._protocol.records import Claim
@@ -102,6 +102,8 @@ class TaskLoop:
         self._is_over = is_over
         self._pace = Pace()
         self._n_queued = 1
+        # Outcomes that were handed in with a claim that is not answered yet; None when there is none.
+        self._asked: list[Outcome] | None = None
         self._oldest_outcome_at = 0.0
 
     def run(self) -> None:
@@ -132,6 +134,7 @@ class TaskLoop:
         """Reads from the ledger what a call needs; remembers if it is the ledger that fails, and not the call."""
         try:
             with self.lock:
+                self._receive()
                 return read()
         except (NetworkGone, WorkerGone, NetworkLostError, Refused) as error:
             self.fetch_error = error
@@ -144,6 +147,7 @@ class TaskLoop:
             is_repeat: The outcomes may have arrived already; then they are refused now, which means nothing.
         """
         with self.lock:
+            self._receive()
             outcomes, claims = _take(self.outcomes), _take(self.held)
             try:
                 if outcomes:
@@ -163,8 +167,11 @@ class TaskLoop:
     def _refill(self) -> None:
         """Hands in what is done and claims more; waits for the bell if the queue was empty at the last claim."""
         self.busy.clear()
-        limit = self._pace.limit if self._tasks_left is None else min(self._pace.limit, self._tasks_left)
+        limit = self._limit()
         with self.lock:
+            if self._asked is not None:
+                self._receive()
+                return
             outcomes = _take(self.outcomes)
             try:
                 if self._n_queued == 0 and any(len(outcome.body) >= LARGE_PAYLOAD for outcome in outcomes):
@@ -181,9 +188,43 @@ class TaskLoop:
                 self.outcomes.extendleft(reversed(outcomes))
                 raise
             self.is_waiting = False
-        self._n_queued = claimed.n_queued
         if self._is_over is not None and not claimed.claims and self._is_over():
             self.is_leaving = True
+        self._took(claimed)
+
+    def _limit(self) -> int:
+        return self._pace.limit if self._tasks_left is None else min(self._pace.limit, self._tasks_left)
+
+    def _ask(self, running: str) -> None:
+        """Hands in what is done and claims more, while the last of the tasks at hand runs: its answer is there then.
+
+        What is claimed so is in nobody's hands while that task runs. Should it take long, the courier gives it back.
+        """
+        with self.lock:
+            outcomes = _take(self.outcomes)
+            self._asked = outcomes
+            try:
+                self._ledger.ask(outcomes, limit=self._limit(), known=[running])
+            except BaseException:
+                self._asked = None
+                self.outcomes.extendleft(reversed(outcomes))
+                raise
+        self.busy.set()
+
+    def _receive(self) -> None:
+        """Takes the answer to what was asked; under the lock, before the ledger is used for anything else."""
+        asked, self._asked = self._asked, None
+        if asked is None:
+            return
+        try:
+            claimed = self._ledger.answer(asked)
+        except BaseException:
+            self.outcomes.extendleft(reversed(asked))
+            raise
+        self._took(claimed)
+
+    def _took(self, claimed: Claimed) -> None:
+        self._n_queued = claimed.n_queued
         if claimed.refused:
             _tell_refused(claimed.refused)
         if claimed.claims:
@@ -206,6 +247,10 @@ class TaskLoop:
         self.n_started += 1
         if self._tasks_left is not None:
             self._tasks_left -= 1
+        limit = self._limit()
+        # Only where there is plenty: not the last tasks, which another worker could start at once.
+        if limit > 1 and not self.held and self._n_queued > limit and not claim.blob_id and self._pace.is_short(key):
+            self._ask(claim.task_id)
         started_at = time.perf_counter()
         outcome = self._run(claim)
         ended_at = time.perf_counter()
@@ -213,6 +258,7 @@ class TaskLoop:
         if claim.is_once:
             # Until the outcome is told this worker's death is the task's: otherwise it would be run a second time.
             with self.lock:
+                self._receive()
                 _tell_refused(self._ledger.finish([outcome]))
             self._slot.end()
             return
@@ -222,6 +268,7 @@ class TaskLoop:
         self.outcomes.append(outcome)
         if self.held and ended_at - self._oldest_outcome_at > BATCH_S:
             with self.lock:
+                self._receive()
                 _tell_refused(self._ledger.finish(_take(self.outcomes)))
 
     def _run(self, claim: Claim) -> Outcome:

@@ -429,6 +429,22 @@ def test_a_hand_in_that_the_server_did_not_take(rig: Rig) -> None:
     assert [task for task, _ in client.drain()] == ids
 
 
+def test_a_server_that_forgets_its_scripts_before_the_answer(rig: Rig) -> None:
+    """They are loaded again, and it is asked again. What it did not take is given once more, and that tells."""
+    client, worker = rig.client(), rig.worker()
+    ids = client.push(3)
+    *done, running = worker.claim(2)
+    outcomes = [Outcome(claim, False, b"x") for claim in done]
+    rig.redis.script_flush()
+    worker.ledger.ask(outcomes, limit=2, known=[running.task_id])
+    claimed = worker.ledger.answer(outcomes)
+    assert claimed.claims == []
+    assert claimed.refused == []
+    worker.finish([running])
+    worker.finish(worker.claim(1))
+    assert sorted(task for task, _ in client.drain()) == ids
+
+
 def test_a_hand_in_of_a_worker_that_was_taken_for_lost(rig: Rig) -> None:
     """It is refused, and the claim behind it says why."""
     client, agent, worker = rig.client(), rig.agent(), rig.worker()

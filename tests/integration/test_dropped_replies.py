@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rush_executor._ledger.connection import NetworkGone
-from rush_executor._ledger.worker import Outcome
+from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.records import Claim
 from rush_executor.errors import NetworkLostError
 from tests.integration.proxy import Proxy
@@ -146,6 +146,37 @@ def test_finish_and_claim(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> N
     assert sorted(task for task, _ in client.drain()) == ids
 
 
+def test_ask_ahead(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
+    """A claim that is answered later gives new tasks only, and not the one that runs meanwhile."""
+    client, worker = rig.client(), rig.worker(url=proxy.url)
+    ids = client.push(5)
+    *done, running = worker.claim(3)
+    outcomes = [Outcome(c, False, b"x") for c in done]
+    cut()
+    worker.ledger.ask(outcomes, limit=2, known=[running.task_id])
+    claimed = worker.ledger.answer(outcomes)
+    assert sorted(claim.task_id for claim in claimed.claims) == ids[3:]
+    assert claimed.refused == []
+    worker.finish([running, *claimed.claims])
+    assert sorted(task for task, _ in client.drain()) == ids
+
+
+def test_who_does_not_wait_for_the_answer(rig: Rig, proxy: Proxy) -> None:
+    """What is done before the answer was read costs the connection, and nothing else."""
+    client, worker = rig.client(), rig.worker(url=proxy.url)
+    ids = client.push(4)
+    *done, running = worker.claim(2)
+    outcomes = [Outcome(c, False, b"x") for c in done]
+    worker.ledger.ask(outcomes, limit=1, known=[running.task_id])
+    worker.finish([running])
+    assert worker.channel.n_breaks == 1
+    claimed = worker.ledger.answer(outcomes)
+    assert [claim.task_id for claim in claimed.claims] == ids[2:3]
+    worker.finish(claimed.claims)
+    worker.finish(worker.claim(1))
+    assert sorted(task for task, _ in client.drain()) == ids
+
+
 def test_release(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
     """What is given back is queued once."""
     client, worker = rig.client(), rig.worker(url=proxy.url)
@@ -229,6 +260,14 @@ def test_agent(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
     assert not [key for key in rig.dump() if "agent" in key or "heartbeat" in key]
 
 
+def _next_claims(ledger: WorkerLedger, outcomes: list[Outcome], running: list[Claim]) -> list[Claim]:
+    """What the worker holds after it has handed in these outcomes: what runs is among it, and not given again."""
+    if not running:
+        return ledger.exchange(outcomes, limit=8, wait=False).claims
+    ledger.ask(outcomes, limit=8, known=[claim.task_id for claim in running])
+    return running + ledger.answer(outcomes).claims
+
+
 def test_a_long_story_on_a_bad_line(rig: Rig, proxy: Proxy) -> None:
     """Everybody's connection breaks again and again, at any byte: each task is delivered once."""
     n_tasks = 400
@@ -240,11 +279,13 @@ def test_a_long_story_on_a_bad_line(rig: Rig, proxy: Proxy) -> None:
     def work(number: int) -> None:
         worker = workers[number]
         outcomes: list[Outcome] = []
+        running: list[Claim] = []
         while not stop.is_set():
-            claims = worker.ledger.exchange(outcomes, limit=8, wait=False).claims
+            claims = _next_claims(worker.ledger, outcomes, running)
             if len(claims) > 4:
                 worker.ledger.release(claims[4:])
                 claims = claims[:4]
+            running = [claims.pop()] if claims and random.random() < 0.5 else []
             outcomes = [Outcome(claim, False, claim.task_id.encode()) for claim in claims]
 
     def submit(number: int) -> list[str]:

@@ -65,6 +65,8 @@ else
 end
 local time = KEYS[5] and now()
 local batch = #popped / 2
+-- How many the worker holds then: one that is held alone is as good as started (`cancel_tasks.lua`).
+local n_held = batch + #ARGV - 6
 local claimed = {}
 local is_there = client_check(ARGV[5], network[2])
 for i = 1, #popped, 2 do
@@ -74,7 +76,7 @@ for i = 1, #popped, 2 do
   if task[2] then
     if is_there(task[1]) then
       local attempt = tonumber(task[3] or '0') + 1
-      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', batch)
+      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', n_held)
       if time then
         redis.call('HSET', key, 'started_at', time)
       end
