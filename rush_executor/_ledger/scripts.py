@@ -7,6 +7,7 @@ nothing, so the channel loads all scripts and sends that call again.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +17,19 @@ import hiredis
 __all__ = ["SCRIPT_TEXTS", "evalsha", "load_commands", "pack"]
 
 _FOLDER = Path(__file__).with_name("lua")
+# A function of the prelude, with what is said about it.
+_SHARED = re.compile(r"^-- \w+: [^\n]*\n(?:--[^\n]*\n)*local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
 
 
 def _read_scripts() -> dict[str, str]:
-    prelude = (_FOLDER / "prelude.lua").read_text(encoding="utf-8")
-    names = sorted(path.stem for path in _FOLDER.glob("*.lua") if path.stem != "prelude")
-    return {name: prelude + (_FOLDER / f"{name}.lua").read_text(encoding="utf-8") for name in names}
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_FOLDER.glob("*.lua"))}
+    # A script gets those functions that it calls: the server makes them anew each time that it runs the script, and all
+    # of them together took it 3 us.
+    prelude = {match[1]: match[0] for match in _SHARED.finditer(texts.pop("prelude"))}
+    return {
+        name: "".join(part for called, part in prelude.items() if re.search(rf"\b{called}\(", text)) + text
+        for name, text in texts.items()
+    }
 
 
 SCRIPT_TEXTS: Final = _read_scripts()

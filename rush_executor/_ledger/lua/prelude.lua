@@ -1,5 +1,6 @@
--- What several transitions share; put in front of every script by the loader.
---
+-- What several transitions share. The loader puts in front of a script those of these functions that it calls; none of them
+-- calls another.
+
 -- deliver: append outcomes (id, outcome, id, outcome, ...) to a client's inbox, which wakes the client.
 --   They are fields of one entry, but for as much as a client should have to read at once.
 --   Returns the client's lease (a field of its record, milliseconds: it bounds the life of what is written for it), or
