@@ -23,7 +23,8 @@ from rush_executor._config import (
 )
 from rush_executor._crew.crew import Crew
 from rush_executor._crew.ctrl_c import ctrl_c_held_back
-from rush_executor._executor.mapping import map_results
+from rush_executor._executor.mapping import Submit, map_results
+from rush_executor._executor.pool import PoolView
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._payload import EncodedFunction, Encoder
@@ -35,10 +36,10 @@ from rush_executor.errors import PayloadError
 if TYPE_CHECKING:
     from rush_executor._network.rush import Rush
 
-__all__ = ["OptionsView", "RushExecutor"]
+__all__ = ["OptionsView", "RushExecutor", "TaskExecutor"]
 
 
-class _TaskExecutor(Executor):
+class TaskExecutor(Executor):
     """`submit` and `map` with the options of a view; shared by the executor and its views."""
 
     _session: Session
@@ -90,13 +91,8 @@ class _TaskExecutor(Executor):
             TimeoutError: From the iterator, when a result comes too late.
             ValueError: `chunksize` or `buffersize` is below 1.
         """
-        function = self._encode(fn)
-
-        def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
-            return self._session.submit(function, args, {}, self._options, is_chunk=is_chunk)
-
         return map_results(
-            submit,
+            self._submitter(fn),
             self._session.cancel_all,
             iterables,
             timeout=timeout,
@@ -156,6 +152,25 @@ class _TaskExecutor(Executor):
         """
         self._session.end_now("kill_workers")
 
+    def as_pool(self) -> PoolView:
+        """The same executor with the methods of `multiprocessing.Pool`, for libraries that ask for a pool.
+
+        Returns:
+            A view with ``map``, ``starmap``, ``imap``, ``imap_unordered``, ``apply``, ``apply_async``, ``map_async``,
+            ``starmap_async``, ``size``, ``close``, ``terminate`` and ``join``. Leaving its ``with`` block, as that of a
+            `multiprocessing.Pool`, ends what was submitted through it and is not done; the executor goes on.
+        """
+        return PoolView(self)
+
+    def _submitter(self, fn: Callable[..., Any]) -> Submit:
+        """Packs a function once; what it gives submits calls of it."""
+        function = self._encode(fn)
+
+        def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
+            return self._session.submit(function, args, {}, self._options, is_chunk=is_chunk)
+
+        return submit
+
     def _encode(self, fn: Callable[..., Any]) -> EncodedFunction | PayloadError:
         try:
             return self._session.encode_function(fn)
@@ -163,10 +178,10 @@ class _TaskExecutor(Executor):
             return error
 
 
-class OptionsView(_TaskExecutor):
+class OptionsView(TaskExecutor):
     """An executor with other options; see `RushExecutor.options`."""
 
-    def __init__(self, executor: _TaskExecutor, options: TaskOptions) -> None:
+    def __init__(self, executor: TaskExecutor, options: TaskOptions) -> None:
         # Not let go while the view is used.
         self._executor = executor
         self._session = executor._session  # noqa: SLF001 - a view is of the executor's own kind
@@ -185,7 +200,7 @@ class OptionsView(_TaskExecutor):
         )
 
 
-class RushExecutor(_TaskExecutor):
+class RushExecutor(TaskExecutor):
     """Runs calls on worker processes, here or on any machine that reaches the server.
 
     Args:
