@@ -62,7 +62,7 @@ class TaskExecutor(Executor):
             RuntimeError: The executor was shut down, or is the parent's of this process.
             BrokenExecutor: The initializer failed, or the server was lost.
         """
-        future = self._session.submit(self._encode(fn), args, kwargs, self._options)
+        future = self._send(self._encode(fn), args, kwargs, self._options)
         # An error of pickling refers to the frames that led to it, and would keep the arguments.
         del args, kwargs
         return future
@@ -142,7 +142,7 @@ class TaskExecutor(Executor):
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
         on. Here it is the same as `kill_workers`: a worker that is asked politely finishes its task.
         """
-        self._session.end_now("terminate_workers")
+        self._end_now("terminate_workers")
 
     def kill_workers(self) -> None:
         """Kills this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
@@ -150,7 +150,10 @@ class TaskExecutor(Executor):
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
         on.
         """
-        self._session.end_now("kill_workers")
+        self._end_now("kill_workers")
+
+    def _end_now(self, how: str) -> None:
+        self._session.end_now(how)
 
     def as_pool(self) -> PoolView:
         """The same executor with the methods of `multiprocessing.Pool`, for libraries that ask for a pool.
@@ -167,9 +170,24 @@ class TaskExecutor(Executor):
         function = self._encode(fn)
 
         def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
-            return self._session.submit(function, args, {}, self._options, is_chunk=is_chunk)
+            return self._send(function, args, {}, self._options, is_chunk=is_chunk)
 
         return submit
+
+    def _send(
+        self,
+        function: EncodedFunction | PayloadError,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        is_chunk: bool = False,
+    ) -> RushFuture:
+        """Submits a task: every way in leads through here."""
+        future = self._session.submit(function, args, kwargs, options, is_chunk=is_chunk)
+        # As above.
+        del args, kwargs
+        return future
 
     def _encode(self, fn: Callable[..., Any]) -> EncodedFunction | PayloadError:
         try:
@@ -190,6 +208,26 @@ class OptionsView(TaskExecutor):
     @property
     def _max_workers(self) -> int:
         return self._executor._max_workers  # noqa: SLF001
+
+    def _send(
+        self,
+        function: EncodedFunction | PayloadError,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        is_chunk: bool = False,
+    ) -> RushFuture:
+        future = self._executor._send(function, args, kwargs, options, is_chunk=is_chunk)  # noqa: SLF001
+        del args, kwargs
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Shuts down the executor that this is a view of."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _end_now(self, how: str) -> None:
+        self._executor._end_now(how)  # noqa: SLF001
 
     def __repr__(self) -> str:
         options = self._options
