@@ -58,6 +58,11 @@ _NETWORK_CHECK_S: Final = 0.2
 # How long, and how often, a task that is to be ended is looked for.
 _LOOK_FOR_TASK_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.01
+# How long there may be a worker too many, as one that waited for others goes on: what waits again in this time needs no
+# new one.
+_LINGER_S: Final = 1.0
+# How soon another one is tried when no process could be made.
+_FORK_AGAIN_S: Final = 1.0
 # How long, at the end, somebody must take what workers have written to stderr.
 _STDERR_PATIENCE_S: Final = 0.5
 _FIRST_PAUSE_S: Final = 0.005
@@ -71,7 +76,7 @@ class AgentSettings:
     Attributes:
         config: The network.
         agent_id: The agent.
-        n_workers: Workers to keep alive.
+        n_workers: Workers to keep alive that do not wait for others.
         max_tasks_per_child: A worker is replaced after so many tasks; None for never.
         worker_ids: Ids of the workers, where they were given beforehand: each is started once, and the agent ends with
             the last one.
@@ -112,6 +117,8 @@ class Supervisor:
         worker_main: What a worker does.
         initializer_exit: Exit code of a worker whose initializer failed and who has told so.
         when_ready: Called once, when the network was found and the first workers were forked.
+        warm_up: Called once, before a worker is forked because another one waits for tasks that its task has submitted:
+            those that are forked from now on may be about to do so, too.
     """
 
     def __init__(
@@ -121,11 +128,13 @@ class Supervisor:
         *,
         initializer_exit: int,
         when_ready: Callable[[], None] | None = None,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
         self._settings = settings
         self._worker_main = worker_main
         self._initializer_exit = initializer_exit
         self._when_ready = when_ready or _nothing
+        self._warm_up = warm_up or _nothing
         self._host = socket.gethostname()
         self._keys = Keys(settings.config.network_id)
         self._pool = open_pool(settings.config.url)
@@ -137,6 +146,11 @@ class Supervisor:
         self._network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._ready_pids: set[int] = set()
+        # Those that were told to leave when they have done what they run.
+        self._leaving_pids: set[int] = set()
+        # Since when there have been more than are needed.
+        self._surplus_at = math.inf
+        self._fork_at = 0.0
         self._losses: list[tuple[Loss, str, bytes, str]] = []
         # Workers that were killed to end a task: which task, with which tag, and its time limit.
         self._verdicts: dict[int, tuple[str, bytes, float]] = {}
@@ -193,8 +207,9 @@ class Supervisor:
         self._reap()
         if self._is_killing:
             self._kill_workers()
+        shed_at = self._shed()
         try:
-            due_at = self._tend()
+            due_at = min(self._tend(), shed_at)
         except NetworkLostError:
             now = time.monotonic()
             self._lost_at = self._lost_at or now
@@ -218,10 +233,10 @@ class Supervisor:
         if now >= self._beat_at:
             self._ledger.beat(int(config.heartbeat_expire_s * 1000))
             self._beat_at = now + config.heartbeat_period_s
-        if not self._is_leaving:
-            if now >= self._network_at:
-                self._find_network()
-                self._network_at = now + (config.heartbeat_period_s if self._network else _NETWORK_CHECK_S)
+        if not self._is_leaving and now >= self._network_at:
+            self._find_network()
+            self._network_at = now + (config.heartbeat_period_s if self._network else _NETWORK_CHECK_S)
+        if now >= self._fork_at:
             self._fill_up()
         rings = self._watch.rang()
         if rings.is_called or now >= self._look_at:
@@ -295,13 +310,52 @@ class Supervisor:
                 ensure_notifications(connect(self._pool))
         self._network = network
 
+    def _able(self) -> list[WorkerProcess]:
+        """Workers that take tasks, now or when they have done what they run."""
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.pid not in self._leaving_pids and not worker.slot.is_waiting()
+        ]
+
+    def _n_wanted(self) -> int:
+        """How many of them there are to be."""
+        if not self._is_leaving:
+            return self._settings.n_workers - self._n_done
+        # What is being finished may wait for others, and maybe nobody else is there to run them.
+        return int(any(worker.slot.is_waiting() for worker in self._workers.values()))
+
+    def _shed(self) -> float:
+        """Has workers leave that are more than are needed; returns when to look again."""
+        able = self._able()
+        n_surplus = len(able) - self._n_wanted()
+        # Workers that were given their ids beforehand are not counted by the settings.
+        if n_surplus <= 0 or (self._settings.worker_ids and not self._is_leaving):
+            self._surplus_at = math.inf
+            return math.inf
+        now = time.monotonic()
+        self._surplus_at = min(self._surplus_at, now)
+        if not self._is_leaving and now < self._surplus_at + _LINGER_S:
+            return self._surplus_at + _LINGER_S
+        # The youngest of those that run nothing, then the youngest.
+        idle_last = sorted(able, key=lambda worker: not worker.slot.current())
+        for worker in idle_last[-n_surplus:]:
+            self._leaving_pids.add(worker.pid)
+            # It may have ended, and not been reaped yet.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
+        return math.inf
+
     def _fill_up(self) -> None:
         network = self._network
         if network is None or network.is_broken:
             return
         if self._n_failed_starts >= _MOST_FAILED_STARTS and not self._settings.worker_ids:
             return
-        while self._unstarted or len(self._workers) < self._settings.n_workers - self._n_done:
+        while self._is_short():
+            if any(worker.slot.is_waiting() for worker in self._workers.values()):
+                self._warm_up()
+                self._warm_up = _nothing
             worker_id = self._unstarted[0] if self._unstarted else new_id()
             self._ledger.announce_worker(worker_id)
 
@@ -309,22 +363,31 @@ class Supervisor:
                 self._become_worker()
                 return self._worker_main(self._settings, network, worker_id, slot, self._wakeup_w)
 
-            # A signal to leave must find the new worker in the list or not yet forked, and never our handler in it.
+            # A signal must never find our handler in the new worker.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             try:
-                if self._is_leaving:
+                if not self._is_short():
                     return
                 worker = fork_worker(worker_id, run)
                 if self._unstarted:
                     del self._unstarted[0]
                 self._workers[worker.pid] = worker
                 self._relay.add(worker.stderr)
+            except OSError as error:
+                # Too many processes, or no memory: there may be room in a while.
+                logger.warning("no worker can be started now, beside %d: %s", len(self._workers), error)
+                self._fork_at = time.monotonic() + _FORK_AGAIN_S
+                return
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._when_ready()
         self._when_ready = _nothing
         if not self._workers and (self._settings.worker_ids or self._n_done):
             self._is_leaving = True
+
+    def _is_short(self) -> bool:
+        """Whether a worker is to be started."""
+        return (bool(self._unstarted) and not self._is_leaving) or len(self._able()) < self._n_wanted()
 
     def _become_worker(self) -> None:
         """In the child: nothing of the agent is the worker's."""
@@ -349,14 +412,13 @@ class Supervisor:
                 self._n_failed_starts = 0
             if exitcode is None:
                 continue
-            self._ready_pids.discard(worker.pid)
             del self._workers[worker.pid]
             guilty = worker.slot.current()
             if not guilty and worker.slot.is_ready() and exitcode not in _NO_TASKS_FAULT:
                 # It broke while it handled its tasks, not while it ran one. Charging all that it held is hard on most
                 # of them; charging none would have it break over the same task for ever.
                 guilty = CHARGE_ALL
-            if not worker.slot.is_ready():
+            if not worker.slot.is_ready() and worker.pid not in self._leaving_pids:
                 self._note_failed_start(exitcode)
             task_id, tag, timeout_s = self._verdicts.pop(worker.pid, ("", LOST_TAG, 0.0))
             loss = Loss(
@@ -374,6 +436,8 @@ class Supervisor:
                 self._unstarted.append(worker.worker_id)
             if exitcode == 0 and self._network is not None and self._network.keeps:
                 self._n_done += 1
+            self._ready_pids.discard(worker.pid)
+            self._leaving_pids.discard(worker.pid)
             if exitcode == 0 and not guilty:
                 # It left by itself: recycled, or the network is not what it was.
                 self._network_at = 0.0
@@ -390,7 +454,7 @@ class Supervisor:
             self._killed.discard(worker.worker_id)
             return KILLED
         # One that has not begun yet has no handler for the signal that asks it to leave.
-        has_left = exitcode == 0 or (self._is_leaving and exitcode == -signal.SIGTERM)
+        has_left = exitcode == 0 or (worker.pid in self._leaving_pids and exitcode == -signal.SIGTERM)
         return TERMINATED if has_left else LOST
 
     def _report_losses(self) -> None:
@@ -430,7 +494,7 @@ class Supervisor:
         if is_readable:
             if os.read(owner_fd, len(LEAVE)) != LEAVE:
                 raise _OwnerGone
-            self._leave()
+            self._is_leaving = True
         elif os.getppid() != self._settings.owner_pid:
             raise _OwnerGone
 
@@ -438,14 +502,7 @@ class Supervisor:
         if self._is_leaving:
             self._is_killing = True
         else:
-            self._leave()
-
-    def _leave(self) -> None:
-        self._is_leaving = True
-        for pid in self._workers:
-            # It may have been reaped a moment ago: a signal can come between any two lines.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            self._is_leaving = True
 
     def _kill_workers(self) -> None:
         for pid in self._workers:

@@ -45,13 +45,21 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
     Args:
         worker_id: Its id.
         run: What it does; returns its exit code.
+
+    Raises:
+        OSError: There is no process or no memory to be had.
     """
     slot = Slot(mmap.mmap(-1, SLOT_SIZE))
     sys.stdout.flush()
     sys.stderr.flush()
     agent_pid = os.getpid()
     stderr_r, stderr_w = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(stderr_r)
+        os.close(stderr_w)
+        raise
     if pid:
         _lead_group(pid)
         os.close(stderr_w)

@@ -49,9 +49,16 @@ class PendingFutures:
         encoder: Opens outcomes.
         shelf: Told when a function has one task fewer that needs it.
         send_later: Has a task pushed again after a pause.
+        tell: Told, whenever that may have changed, whether any is pending; None if nobody wants to know.
     """
 
-    def __init__(self, encoder: Encoder, shelf: FunctionShelf, send_later: Callable[[Parcel], None]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        shelf: FunctionShelf,
+        send_later: Callable[[Parcel], None],
+        tell: Callable[[bool], None] | None = None,
+    ) -> None:
         self._futures: dict[str, RushFuture] = {}
         self._kept_bytes = 0
         # Guards the sum alone: the dict is changed by one step each.
@@ -59,6 +66,8 @@ class PendingFutures:
         self._encoder = encoder
         self._shelf = shelf
         self._send_later = send_later
+        self._tell = tell
+        self._telling = threading.Lock()
         self._has_retries = True
         # Taken by the listener, and not yet resolved: a fork in between must not leave it unresolved in the child.
         self._resolving: list[RushFuture] = []
@@ -77,6 +86,8 @@ class PendingFutures:
                 self._kept_bytes += n_bytes
             future._task = task
         self._futures[future.task_id] = future
+        if self._tell is not None:
+            self._tell_truth(self._tell)
 
     def attach(self, future: RushFuture) -> None:
         """A task that was submitted before is waited for again; what it was is not known here."""
@@ -95,6 +106,8 @@ class PendingFutures:
                 n_bytes += self._shelf.release(future._digest)
             with self._lock:
                 self._kept_bytes -= n_bytes
+            if self._tell is not None:
+                self._tell_truth(self._tell)
         return future
 
     def cancel(self, future: RushFuture) -> bool:
@@ -172,6 +185,11 @@ class PendingFutures:
             self._resolve(future, tag, body)
         finally:
             self._resolving = []
+
+    def _tell_truth(self, tell: Callable[[bool], None]) -> None:
+        # Looked at under the lock: who comes last tells what is so.
+        with self._telling:
+            tell(bool(self._futures))
 
     def _resolve(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
         task_id = future.task_id

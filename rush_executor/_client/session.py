@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from rush_executor._client import lifecycle
@@ -37,7 +38,7 @@ from rush_executor._config import NetworkConfig, redact
 from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.client import CancelReply, Downlink, Uplink
-from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WrongKind, open_pool
+from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WorkerGone, WrongKind, open_pool
 from rush_executor._payload import EncodedFunction, Encoder
 from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
@@ -45,7 +46,7 @@ from rush_executor._protocol.records import BROKEN_TAG, NewTask, TaskOptions
 from rush_executor._protocol.states import RUNNING
 from rush_executor.errors import InitializerError, NetworkLostError, PayloadError, WorkerLostError
 
-__all__ = ["Session"]
+__all__ = ["Nesting", "Session"]
 
 logger = logging.getLogger(__name__)
 # The standard library's pools tell of a failing initializer here, and people look for it here.
@@ -61,6 +62,21 @@ _HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
 _LOOK_AGAIN_S: Final = 0.02
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nesting:
+    """What makes a session that of a task: a worker runs it, and it submits tasks itself.
+
+    Attributes:
+        worker_id: The worker. When it is lost, the server forgets this client.
+        epoch: The creation of the network that the worker works for: no other is joined, and none again.
+        tell_pending: Told, whenever that may have changed, whether Futures are pending.
+    """
+
+    worker_id: str
+    epoch: str
+    tell_pending: Callable[[bool], None]
+
+
 class Session:
     """A client's part in a network.
 
@@ -70,20 +86,30 @@ class Session:
         initializer: Sealed initializer for the network; empty for none.
         client_id: The client.
         keeper: Keeps the workers that belong to this client.
+        nesting: For the session of a task.
 
     Raises:
         ServerError: The server cannot be reached.
+        NetworkLostError: A task's worker has been taken for lost, or the network is not there any more.
         ValueError: The network exists already, and an initializer was given.
     """
 
     def __init__(
-        self, config: NetworkConfig, encoder: Encoder, initializer: bytes, client_id: str, keeper: WorkerKeeper
+        self,
+        config: NetworkConfig,
+        encoder: Encoder,
+        initializer: bytes,
+        client_id: str,
+        keeper: WorkerKeeper,
+        *,
+        nesting: Nesting | None = None,
     ) -> None:
         self.client_id = client_id
         self.broken: BaseException | None = None
         self.config = config
         self._encoder = encoder
         self._keeper = keeper
+        self._nesting = nesting
         self._keys = Keys(config.network_id)
         self._pool = open_pool(config.url)
         self._stopping = threading.Event()
@@ -109,7 +135,9 @@ class Session:
         self._callbacks = CallbackThread()
         self._shelf = FunctionShelf()
         self._dispatcher = Dispatcher(self._uplink, self._shelf, when_lost=self._lose, when_refused=self._refuse)
-        self._pending = PendingFutures(encoder, self._shelf, self._dispatcher.send_later)
+        self._pending = PendingFutures(
+            encoder, self._shelf, self._dispatcher.send_later, nesting.tell_pending if nesting is not None else None
+        )
         self._listener = Listener(
             self._downlink,
             resolve=self._resolve,
@@ -363,8 +391,16 @@ class Session:
     # What the threads call.
 
     def _join_network(self, initializer: bytes) -> None:
+        nesting = self._nesting
         try:
-            network = self._uplink.open_network(new_id(), initializer, durable=self.config.is_durable)
+            network = self._uplink.open_network(
+                nesting.epoch if nesting is not None else new_id(),
+                initializer,
+                durable=self.config.is_durable,
+                worker_id=nesting.worker_id if nesting is not None else "",
+            )
+        except (NetworkGone, WorkerGone) as error:
+            raise NetworkLostError(f"this task cannot submit tasks any more: {error}") from error
         except WrongKind:
             raise ValueError(
                 f"network {self.config.network_id!r} keeps its tasks: it belongs to Rush. Choose another network_id"
@@ -391,6 +427,9 @@ class Session:
 
         Called by the listener alone; the dispatcher sends nothing from when it sees the loss until it is resumed here.
         """
+        if self._nesting is not None:
+            # What runs this task leaves, as the network is not the one that it was started for.
+            raise NetworkLostError(f"this task cannot submit tasks any more: {why}")
         before = self._network
         with self._dispatcher.lock:
             network = self._uplink.open_network(new_id(), before.initializer, before.creator, durable=before.is_durable)

@@ -49,7 +49,14 @@ def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = N
     gc.collect()
     gc.freeze()
     gc.enable()
-    Supervisor(settings, _worker_main, initializer_exit=EXIT_INITIALIZER, when_ready=when_ready).run()
+    Supervisor(
+        settings, _worker_main, initializer_exit=EXIT_INITIALIZER, when_ready=when_ready, warm_up=_import_client
+    ).run()
+
+
+def _import_client() -> None:
+    """What a task needs that submits tasks itself, imported here once: most agents need none of it."""
+    import rush_executor._client.session  # noqa: F401, PLC0415
 
 
 def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, slot: Slot, wake_fd: int) -> int:

@@ -23,7 +23,8 @@ from rush_executor._config import (
 )
 from rush_executor._crew.crew import Crew
 from rush_executor._crew.ctrl_c import ctrl_c_held_back
-from rush_executor._executor.mapping import map_results
+from rush_executor._executor.mapping import Submit, map_results
+from rush_executor._executor.pool import PoolView
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._payload import EncodedFunction, Encoder
@@ -35,10 +36,10 @@ from rush_executor.errors import PayloadError
 if TYPE_CHECKING:
     from rush_executor._network.rush import Rush
 
-__all__ = ["OptionsView", "RushExecutor"]
+__all__ = ["OptionsView", "RushExecutor", "TaskExecutor"]
 
 
-class _TaskExecutor(Executor):
+class TaskExecutor(Executor):
     """`submit` and `map` with the options of a view; shared by the executor and its views."""
 
     _session: Session
@@ -61,7 +62,7 @@ class _TaskExecutor(Executor):
             RuntimeError: The executor was shut down, or is the parent's of this process.
             BrokenExecutor: The initializer failed, or the server was lost.
         """
-        future = self._session.submit(self._encode(fn), args, kwargs, self._options)
+        future = self._send(self._encode(fn), args, kwargs, self._options)
         # An error of pickling refers to the frames that led to it, and would keep the arguments.
         del args, kwargs
         return future
@@ -90,13 +91,8 @@ class _TaskExecutor(Executor):
             TimeoutError: From the iterator, when a result comes too late.
             ValueError: `chunksize` or `buffersize` is below 1.
         """
-        function = self._encode(fn)
-
-        def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
-            return self._session.submit(function, args, {}, self._options, is_chunk=is_chunk)
-
         return map_results(
-            submit,
+            self._submitter(fn),
             self._session.cancel_all,
             iterables,
             timeout=timeout,
@@ -146,7 +142,7 @@ class _TaskExecutor(Executor):
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
         on. Here it is the same as `kill_workers`: a worker that is asked politely finishes its task.
         """
-        self._session.end_now("terminate_workers")
+        self._end_now("terminate_workers")
 
     def kill_workers(self) -> None:
         """Kills this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
@@ -154,7 +150,44 @@ class _TaskExecutor(Executor):
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
         on.
         """
-        self._session.end_now("kill_workers")
+        self._end_now("kill_workers")
+
+    def _end_now(self, how: str) -> None:
+        self._session.end_now(how)
+
+    def as_pool(self) -> PoolView:
+        """The same executor with the methods of `multiprocessing.Pool`, for libraries that ask for a pool.
+
+        Returns:
+            A view with ``map``, ``starmap``, ``imap``, ``imap_unordered``, ``apply``, ``apply_async``, ``map_async``,
+            ``starmap_async``, ``size``, ``close``, ``terminate`` and ``join``. Leaving its ``with`` block, as that of a
+            `multiprocessing.Pool`, ends what was submitted through it and is not done; the executor goes on.
+        """
+        return PoolView(self)
+
+    def _submitter(self, fn: Callable[..., Any]) -> Submit:
+        """Packs a function once; what it gives submits calls of it."""
+        function = self._encode(fn)
+
+        def submit(args: tuple[Any, ...], *, is_chunk: bool) -> RushFuture:
+            return self._send(function, args, {}, self._options, is_chunk=is_chunk)
+
+        return submit
+
+    def _send(
+        self,
+        function: EncodedFunction | PayloadError,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        is_chunk: bool = False,
+    ) -> RushFuture:
+        """Submits a task: every way in leads through here."""
+        future = self._session.submit(function, args, kwargs, options, is_chunk=is_chunk)
+        # As above.
+        del args, kwargs
+        return future
 
     def _encode(self, fn: Callable[..., Any]) -> EncodedFunction | PayloadError:
         try:
@@ -163,10 +196,10 @@ class _TaskExecutor(Executor):
             return error
 
 
-class OptionsView(_TaskExecutor):
+class OptionsView(TaskExecutor):
     """An executor with other options; see `RushExecutor.options`."""
 
-    def __init__(self, executor: _TaskExecutor, options: TaskOptions) -> None:
+    def __init__(self, executor: TaskExecutor, options: TaskOptions) -> None:
         # Not let go while the view is used.
         self._executor = executor
         self._session = executor._session  # noqa: SLF001 - a view is of the executor's own kind
@@ -175,6 +208,26 @@ class OptionsView(_TaskExecutor):
     @property
     def _max_workers(self) -> int:
         return self._executor._max_workers  # noqa: SLF001
+
+    def _send(
+        self,
+        function: EncodedFunction | PayloadError,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        is_chunk: bool = False,
+    ) -> RushFuture:
+        future = self._executor._send(function, args, kwargs, options, is_chunk=is_chunk)  # noqa: SLF001
+        del args, kwargs
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Shuts down the executor that this is a view of."""
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _end_now(self, how: str) -> None:
+        self._executor._end_now(how)  # noqa: SLF001
 
     def __repr__(self) -> str:
         options = self._options
@@ -185,7 +238,7 @@ class OptionsView(_TaskExecutor):
         )
 
 
-class RushExecutor(_TaskExecutor):
+class RushExecutor(TaskExecutor):
     """Runs calls on worker processes, here or on any machine that reaches the server.
 
     Args:

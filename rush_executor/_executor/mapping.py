@@ -16,7 +16,7 @@ from typing import Any, Protocol, SupportsIndex
 
 from rush_executor._client.future import RushFuture
 
-__all__ = ["map_results"]
+__all__ = ["Submit", "map_results", "submit_calls"]
 
 
 class Submit(Protocol):
@@ -63,17 +63,21 @@ def map_results(
             raise ValueError("buffersize must be None or > 0")
         chunksize = min(chunksize, buffersize)
     calls = zip(*iterables, strict=False)
-    tasks = (
-        (submit(args, is_chunk=False) for args in calls) if chunksize == 1 else _submit_chunks(submit, calls, chunksize)
-    )
+    tasks = submit_calls(submit, calls, chunksize)
     n_ahead = None if buffersize is None else buffersize // chunksize
     # Submitted now, not when the first result is asked for.
     futures = deque(itertools.islice(tasks, n_ahead))
     return _results(futures, tasks if buffersize is not None else iter(()), cancel, end_at, is_chunked=chunksize > 1)
 
 
-def _submit_chunks(submit: Submit, calls: Iterator[tuple[Any, ...]], chunksize: int) -> Iterator[RushFuture]:
-    while chunk := list(itertools.islice(calls, chunksize)):
+def submit_calls(submit: Submit, calls: Iterable[tuple[Any, ...]], chunksize: int) -> Iterator[RushFuture]:
+    """Submits calls, one or `chunksize` of them as one task, whenever the next Future is asked for."""
+    if chunksize == 1:
+        for args in calls:
+            yield submit(args, is_chunk=False)
+        return
+    rest = iter(calls)
+    while chunk := list(itertools.islice(rest, chunksize)):
         yield submit((chunk,), is_chunk=True)
 
 

@@ -264,6 +264,7 @@ def _lose_worker(
             k.worker_queue(worker_id),
             k.worker_bell(worker_id),
             ended[how],
+            k.client_ids,
         ),
         [
             worker_id,
@@ -277,7 +278,11 @@ def _lose_worker(
             tag,
             how,
             loss.reason,
+            k.functions(),
         ],
     )
-    requeued, failed = channel.call(command)[0]
+    requeued, failed, is_nobodys = channel.call(command)[0]
+    if is_nobodys:
+        # The worker's task was its last client: nobody else takes the network along. Sent again, it is found again.
+        retire_client(channel, k, worker_id)
     return requeued, failed

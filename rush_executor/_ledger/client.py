@@ -92,7 +92,7 @@ class Uplink:
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
     def open_network(
-        self, epoch: str, initializer: bytes, creator: str = "", *, durable: bool = False
+        self, epoch: str, initializer: bytes, creator: str = "", *, durable: bool = False, worker_id: str = ""
     ) -> OpenedNetwork:
         """Joins the network, or creates it with this epoch and initializer.
 
@@ -101,11 +101,23 @@ class Uplink:
             initializer: Sealed initializer, if it is created; empty for none.
             creator: Whose initializer that is; empty for this client's.
             durable: Whether it is to keep tasks and outcomes, if it is created.
+            worker_id: The worker whose task the client is; then only the creation `epoch` is joined, and none made.
+
+        Raises:
+            NetworkGone, WorkerGone: For the client that a task is: the network is another one, the worker is off it.
+            WrongKind: The network is Rush's.
         """
         k = self._keys
         command = evalsha(
             "open_network",
-            (k.network, k.client_ids, k.client(self._client_id), k.queued_tasks, k.inbox(self._client_id)),
+            (
+                k.network,
+                k.client_ids,
+                k.client(self._client_id),
+                k.queued_tasks,
+                k.inbox(self._client_id),
+                *([k.worker(worker_id)] if worker_id else []),
+            ),
             [
                 self._client_id,
                 epoch,
@@ -118,6 +130,7 @@ class Uplink:
                 k.blob(),
                 creator or self._client_id,
                 "1" if durable else "",
+                epoch if worker_id else "",
             ],
         )
         [found, founder, broken, found_initializer, is_durable] = self._channel.call(command)[0]

@@ -10,6 +10,7 @@ A channel belongs to one thread at a time; whoever shares one brings a lock.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import re
@@ -115,8 +116,18 @@ def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPo
         "socket_connect_timeout": timeout_s or REPLY_TIMEOUT_S,
         "health_check_interval": 0,
     }
-    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(_without_options(url, settings), **settings)
+    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(_without_options(url, settings), **settings, **_driver())
     return pool
+
+
+@functools.cache
+def _driver() -> dict[str, Any]:
+    """What redis-py 8 tells the server about itself: it would look that up anew, in files, for every connection."""
+    try:
+        from redis.driver_info import DriverInfo  # noqa: PLC0415 - not there in older versions
+    except ImportError:
+        return {}
+    return {"driver_info": DriverInfo()}
 
 
 def _without_options(url: str, names: Collection[str]) -> str:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG, Claim
+from rush_executor._protocol.records import (
+    FAILED_BLOB_TAG,
+    FAILED_TAG,
+    FINISHED_BLOB_TAG,
+    FINISHED_TAG,
+    Claim,
+    TaskOptions,
+)
 
 __all__ = ["Claimed", "Outcome", "WorkerLedger"]
+
+# A rank is the number of the submission, less the priority times this: push_tasks.lua.
+_SUBMISSIONS: Final = 1 << 40
 
 
 class Outcome(NamedTuple):
@@ -188,6 +200,16 @@ class WorkerLedger:
         if body is None:
             raise KeyError(digest)
         return body
+
+    def options(self, task_id: str) -> TaskOptions:
+        """Priority and `max_retries` of a task that this worker runs; of one that is gone, those that are usual."""
+        rank, max_retries = self._channel.call(pack(("HMGET", self._keys.task(task_id), "rank", "max_retries")))[0]
+        priority = -math.floor(float(rank or 0) / _SUBMISSIONS)
+        return TaskOptions(int(max_retries or DEFAULT_MAX_RETRIES), priority)
+
+    def has_client(self, client_id: str) -> bool:
+        """Whether a client is there."""
+        return bool(self._channel.call(pack(("EXISTS", self._keys.client(client_id))))[0])
 
     def read_blob(self, blob_id: str) -> bytes:
         """Reads a call that was too large for its record."""

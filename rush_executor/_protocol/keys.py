@@ -3,8 +3,8 @@
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
 | `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
-| `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
-| `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
+| `client_ids` | set | clients that have joined; a task that submits tasks is one | each client; stale ones: whoever opens the network, or looks for lost agents |
+| `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client; where that is a task, with its worker |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client, and has a TTL; in a durable network: reset |
 | `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset |
@@ -18,7 +18,7 @@
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
 | `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |
 | `worker_ids` | set | workers that have joined | worker's agent; reset |
-| `worker:<worker>` | hash | `agent`, `host`, `pid`; in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
+| `worker:<worker>` | hash | `agent`, `host`, `pid`, `client` (that its task is, or was the last to be, by submitting tasks); in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
 | `terminated_worker_ids` | set | workers that have left | its next start; reset |
 | `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
 | `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |

@@ -5,7 +5,8 @@ decode and run, and clears it when the outcome is encoded; when the worker dies,
 length byte is zeroed first and written last, so that a death between two of the writes reads as "nothing was running"
 rather than as half an id.
 
-A worker that dies before it said that it is ready died of its start, not of a task.
+A worker that dies before it said that it is ready died of its start, not of a task. One that waits says so: its task
+has submitted others and they have not all ended, so the agent sees to it that somebody runs them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = ["SLOT_SIZE", "Slot"]
 SLOT_SIZE = 280
 _LENGTH = 0
 _READY = 1
+_WAITING = 2
 _LIMITS = 8
 _ID = 24
 _limits: Final = struct.Struct("<dd")
@@ -43,6 +45,14 @@ class Slot:
     def is_ready(self) -> bool:
         """Whether the worker has done its start."""
         return bool(self._buffer[_READY])
+
+    def set_waiting(self, *, is_waiting: bool) -> None:
+        """Whether the task may be waiting for others, which somebody else must run."""
+        self._buffer[_WAITING] = is_waiting
+
+    def is_waiting(self) -> bool:
+        """Whether the task may be waiting for others."""
+        return bool(self._buffer[_WAITING])
 
     def begin(self, task_id: str, end_at: float = 0.0, timeout_s: float = 0.0) -> None:
         """The worker starts on this task, which must have ended at a time; zeros for no limit: see `limits`."""

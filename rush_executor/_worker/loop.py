@@ -28,7 +28,7 @@ from rush_executor._protocol.slots import Slot
 from rush_executor._worker.pace import BATCH_S, Pace
 from rush_executor.errors import NetworkLostError, PayloadError
 
-__all__ = ["LeaveNow", "TaskLoop"]
+__all__ = ["LeaveNow", "TaskClient", "TaskLoop"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,13 @@ class PayloadDecoder(Protocol):
     def encode_result(self, task_id: str, value: Any) -> bytes: ...
     def encode_chunk(self, task_id: str, values: list[Any], failure: BaseException | None) -> bytes: ...
     def encode_failure(self, task_id: str, exc: BaseException, *, trim: int = 0) -> bytes: ...
+
+
+class TaskClient(Protocol):
+    """What a task has opened to submit tasks itself."""
+
+    def end(self, *, is_failure: bool) -> None:
+        """The task has ended: waits for what it has submitted; after a failure only for what is being run."""
 
 
 class LeaveNow(BaseException):
@@ -94,6 +101,8 @@ class TaskLoop:
         self.is_copy = False
         self.busy = threading.Event()
         self.fetch_error: Exception | None = None
+        # Of the running task, if it submits tasks itself.
+        self.task_client: TaskClient | None = None
         self._ledger = ledger
         self._decoder = decoder
         self._slot = slot
@@ -134,7 +143,7 @@ class TaskLoop:
         """Reads from the ledger what a call needs; remembers if it is the ledger that fails, and not the call."""
         try:
             with self.lock:
-                self._receive()
+                self.receive()
                 return read()
         except (NetworkGone, WorkerGone, NetworkLostError, Refused) as error:
             self.fetch_error = error
@@ -147,7 +156,7 @@ class TaskLoop:
             is_repeat: The outcomes may have arrived already; then they are refused now, which means nothing.
         """
         with self.lock:
-            self._receive()
+            self.receive()
             outcomes, claims = _take(self.outcomes), _take(self.held)
             try:
                 if outcomes:
@@ -170,7 +179,7 @@ class TaskLoop:
         limit = self._limit()
         with self.lock:
             if self._asked is not None:
-                self._receive()
+                self.receive()
                 return
             outcomes = _take(self.outcomes)
             try:
@@ -211,7 +220,7 @@ class TaskLoop:
                 raise
         self.busy.set()
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
         """Takes the answer to what was asked; under the lock, before the ledger is used for anything else."""
         asked, self._asked = self._asked, None
         if asked is None:
@@ -258,7 +267,7 @@ class TaskLoop:
         if claim.is_once:
             # Until the outcome is told this worker's death is the task's: otherwise it would be run a second time.
             with self.lock:
-                self._receive()
+                self.receive()
                 _tell_refused(self._ledger.finish([outcome]))
             self._slot.end()
             return
@@ -268,7 +277,7 @@ class TaskLoop:
         self.outcomes.append(outcome)
         if self.held and ended_at - self._oldest_outcome_at > BATCH_S:
             with self.lock:
-                self._receive()
+                self.receive()
                 _tell_refused(self._ledger.finish(_take(self.outcomes)))
 
     def _run(self, claim: Claim) -> Outcome:
@@ -284,6 +293,7 @@ class TaskLoop:
             if self.is_copy:
                 _end_copy(error)
             self.is_in_task = False
+            self._end_client(is_failure=True)
             if self.fetch_error is not None:
                 # It was not run, and what hinders it is not its own: somebody else may run it.
                 self._slot.end()
@@ -311,10 +321,25 @@ class TaskLoop:
         if call.is_chunk:
             values, failure = run_chunk(call.fn, call.args[0])
             self.is_in_task = False
+            self._end_client(is_failure=failure is not None)
             return self._decoder.encode_chunk(task_id, values, failure)
         value = call.fn(*call.args, **call.kwargs)
         self.is_in_task = False
+        self._end_client(is_failure=False)
         return self._decoder.encode_result(task_id, value)
+
+    def _end_client(self, *, is_failure: bool) -> None:
+        """What the task has submitted ends before the task does: a client that knows its end knows that of all."""
+        client = self.task_client
+        if client is not None and not self.is_copy:
+            self.task_client = None
+            client.end(is_failure=is_failure)
+
+    def wake_agent(self) -> None:
+        """Has the agent look at the slot."""
+        # When it has many bytes to read, one less is fine.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_fd, b"\0")
 
     def _start_clock(self, timeout_s: float) -> None:
         """The time limit is the call's. A new worker, in the place of one that was killed, loads everything anew.
@@ -323,9 +348,8 @@ class TaskLoop:
         """
         self._slot.set_limit(time.monotonic() + timeout_s, timeout_s)
         if timeout_s < _LOOKED_AT_S:
-            # The agent looks by itself, but not so often. When it has many bytes to read, one less is fine.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake_fd, b"\0")
+            # It looks by itself, but not so often.
+            self.wake_agent()
 
 
 def _take(queue: deque[_T]) -> list[_T]:

@@ -24,6 +24,7 @@ from rush_executor._payload import Decoder
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.slots import Slot
 from rush_executor._worker.courier import start_courier
+from rush_executor._worker.here import Here, settle
 from rush_executor._worker.loop import LeaveNow, TaskLoop
 from rush_executor.errors import NetworkLostError
 
@@ -98,6 +99,7 @@ def run_worker(settings: WorkerSettings) -> int:
         install_signal_handlers(loop)
         watch_forks(channel, loop)
         start_courier(loop)
+        settle(Here(config, settings.record, settings.worker_id, ledger=ledger, loop=loop, slot=settings.slot))
         loop.run()
     except (LeaveNow, NetworkGone, WorkerGone, NetworkLostError) as reason:
         logger.debug("worker leaves: %r", reason)

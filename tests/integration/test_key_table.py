@@ -173,6 +173,9 @@ def executors_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: agent.lose(worker, guilty=worker.claim()[0].task_id),
         lambda: client.uplink.cancel(ids),
         client.uplink.ring,
+        # A task that submits tasks itself, and leaves.
+        lambda: rig.client("c2", is_open=False).uplink.open_network("epoch-1", b"", worker_id=rig.worker("w2").id),
+        lambda: rig.client("c2", is_open=False).leave(),
         lambda: agent.ledger.break_network("epoch-1", "text"),
         lambda: client.downlink.receive(wait=False),
     ]

@@ -127,7 +127,7 @@ def test_sent_twice(rig: Rig) -> None:
     for step in (lambda: None, other.claim, lambda: other.finish(other.claim()), client.drain):
         step()
         before = rig.dump()
-        assert rig.send_again(packets) == [[[0, 0]]]
+        assert rig.send_again(packets) == [[[0, 0, 0]]]
         assert rig.dump() == before
     assert b not in rig.queue()
 

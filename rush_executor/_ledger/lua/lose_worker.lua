@@ -1,29 +1,35 @@
 -- Purpose: a worker has ended, well or badly: put right what it held.
 -- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 bell,
 --       7 heartbeat:<agent>, 8 network, 9 failed_tasks, 10 ends, 11 worker_queue:<worker>, 12 worker_bell:<worker>,
---       13 terminated_, killed_ or lost_worker_ids
+--       13 terminated_, killed_ or lost_worker_ids, 14 client_ids
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
---       10 terminated, killed or lost, 11 the same in words
--- Returns: {tasks queued again, tasks failed}; {-1, -1} when the agent turned out to be alive
+--       10 terminated, killed or lost, 11 the same in words, 12 prefix of functions:
+-- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
+--   {-1, -1, 0} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
--- A task whose client is gone does not go back, it is dropped. A network that keeps its tasks keeps the worker's record, and
+-- A task whose client is gone does not go back, it is dropped. If the worker's task has submitted tasks, the client that it
+-- was for that goes with the worker, so what it had queued is dropped when it is met. A network that keeps its tasks keeps the worker's record, and
 -- what was queued for this worker alone is queued for all.
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
-  return {-1, -1}
+  return {-1, -1, 0}
 end
-local network = redis.call('HMGET', KEYS[8], 'kind', 'durable')
+local network = redis.call('HMGET', KEYS[8], 'kind', 'durable', 'epoch')
 local keeps, durable = network[1] == 'tasks', network[2]
 local is_there = client_check(ARGV[6], durable)
 local ranked = {}
 local failed = 0
 local held = redis.call('SMEMBERS', KEYS[1])
+local own_client = redis.call('HGET', KEYS[2], 'client')
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
 redis.call('DEL', KEYS[1], KEYS[12])
+if own_client then
+  forget_client(KEYS[14], own_client, ARGV[6] .. own_client, ARGV[7] .. own_client, ARGV[12] .. own_client, ARGV[8], durable)
+end
 local was_there = redis.call('SREM', KEYS[4], ARGV[1]) + redis.call('SREM', KEYS[3], ARGV[1]) > 0
 local time
 if not keeps then
@@ -82,4 +88,5 @@ if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))
   ring(KEYS[6], KEYS[3], #ranked / 2)
 end
-return {#ranked / 2, failed}
+local is_nobodys = network[3] and not keeps and not durable and redis.call('SCARD', KEYS[14]) == 0
+return {#ranked / 2, failed, is_nobodys and 1 or 0}

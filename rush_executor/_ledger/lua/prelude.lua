@@ -45,6 +45,30 @@ local function client_check(client_prefix, durable)
   end
 end
 
+-- forget_client: delete what is kept for a client: record, inbox, functions (those stay in a durable network, whose tasks may
+-- need them), and large outcomes that were not read any more; some at a time, as each may be some 100 kB that are copied
+-- here.
+local function forget_client(client_ids, client, client_key, inbox, functions, blob_prefix, durable)
+  local from = '-'
+  repeat
+    local entries = redis.call('XRANGE', inbox, from, '+', 'COUNT', 50)
+    for _, entry in ipairs(entries) do
+      for at = 2, #entry[2], 2 do
+        local tag = string.sub(entry[2][at], 1, 1)
+        if (tag == 'f' or tag == 'e') and not durable then
+          redis.call('UNLINK', blob_prefix .. string.sub(entry[2][at], 2))
+        end
+      end
+      from = '(' .. entry[1]
+    end
+  until #entries == 0
+  redis.call('SREM', client_ids, client)
+  redis.call('UNLINK', client_key, inbox)
+  if not durable then
+    redis.call('UNLINK', functions)
+  end
+end
+
 -- clear_stale: take clients whose lease has run out off the list, and what was kept for them. In a durable network their
 -- functions stay: tasks of theirs may still be run.
 local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_prefix, durable)

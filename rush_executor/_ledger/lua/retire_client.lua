@@ -7,26 +7,8 @@
 -- Row: none: tasks of a client that is gone are of no interest to anybody, claim drops those that it meets.
 -- Sent twice: deleting what is gone changes nothing.
 -- A durable network stays, with its tasks and the functions that they need.
--- Large outcomes that were not read any more; some at a time, as each may be some 100 kB that are copied here.
 local is_durable = redis.call('HEXISTS', KEYS[1], 'durable') == 1
-local from = '-'
-repeat
-  local entries = redis.call('XRANGE', KEYS[4], from, '+', 'COUNT', 50)
-  for _, entry in ipairs(entries) do
-    for at = 2, #entry[2], 2 do
-      local tag = string.sub(entry[2][at], 1, 1)
-      if (tag == 'f' or tag == 'e') and not is_durable then
-        redis.call('UNLINK', ARGV[3] .. string.sub(entry[2][at], 2))
-      end
-    end
-    from = '(' .. entry[1]
-  end
-until #entries == 0
-redis.call('SREM', KEYS[2], ARGV[1])
-redis.call('UNLINK', KEYS[3], KEYS[4])
-if not is_durable then
-  redis.call('UNLINK', KEYS[5])
-end
+forget_client(KEYS[2], ARGV[1], KEYS[3], KEYS[4], KEYS[5], ARGV[3], is_durable)
 clear_stale(KEYS[2], ARGV[5], ARGV[6], ARGV[7], is_durable)
 if redis.call('SCARD', KEYS[2]) > 0 or is_durable or redis.call('HEXISTS', KEYS[1], 'kind') == 1 then
   -- One that keeps its tasks needs no client.

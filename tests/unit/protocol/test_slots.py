@@ -87,6 +87,21 @@ def test_ready_and_running_are_two_things() -> None:
     assert Slot(buffer).is_ready()
 
 
+def test_waiting_is_a_third_thing() -> None:
+    """It neither comes nor goes with a task, and changes nothing of what is said beside it."""
+    slot = Slot(bytearray(SLOT_SIZE))
+    slot.set_ready()
+    slot.begin("x" * 255, 5.0, 2.0)
+    assert not slot.is_waiting()
+    slot.set_waiting(is_waiting=True)
+    assert (slot.is_waiting(), slot.is_ready(), slot.current(), slot.limits()) == (True, True, "x" * 255, (5.0, 2.0))
+    slot.begin("y")
+    slot.end()
+    assert slot.is_waiting()
+    slot.set_waiting(is_waiting=False)
+    assert not slot.is_waiting()
+
+
 @pytest.mark.parametrize("length", [1, 17, 255])
 def test_two_views_of_one_memory(length: int) -> None:
     """What the worker writes the agent reads: they share bytes, not objects."""

@@ -1,0 +1,89 @@
+"""Pending Futures tell whether there are any: a worker's agent makes up for a worker that waits."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from rush_executor._client.future import RushFuture
+from rush_executor._client.pending import PendingFutures
+from rush_executor._client.shelf import FunctionShelf
+from rush_executor._payload import Encoder
+from rush_executor._protocol.records import CANCELLED_TAG, NewTask, TaskOptions
+from tests.unit.client.owner import Owner
+
+
+@pytest.fixture
+def told() -> list[bool]:
+    return []
+
+
+@pytest.fixture
+def pending(told: list[bool]) -> PendingFutures:
+    def tell(is_pending: bool) -> None:
+        # Whoever can come in between does.
+        time.sleep(0)
+        told.append(is_pending)
+
+    return PendingFutures(Encoder("net", None), FunctionShelf(), lambda _: None, tell)
+
+
+@pytest.fixture
+def _hasty_threads() -> Iterator[None]:
+    """Threads that change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def add(pending: PendingFutures, task: str) -> RushFuture:
+    future = RushFuture(Owner(), task, "f", None)
+    pending.add(future, NewTask(task, b"", TaskOptions(2, 0)), None)
+    return future
+
+
+def test_every_change_is_told(pending: PendingFutures, told: list[bool]) -> None:
+    """However a Future comes to its end."""
+    first, second, third = (add(pending, task) for task in "abc")
+    pending.resolve("a", CANCELLED_TAG, b"")
+    assert pending.cancel(second)
+    assert told == [True] * 5
+    pending.fail_all(lambda: ValueError("lost"))
+    assert told == [True] * 5 + [False]
+    assert all(future.done() for future in (first, second, third))
+    pending.resolve("a", CANCELLED_TAG, b"")
+    assert len(told) == 6, "nothing has changed"
+    add(pending, "d")
+    assert told[-1]
+
+
+@pytest.mark.usefixtures("_hasty_threads")
+def test_the_last_word_is_the_truth(pending: PendingFutures, told: list[bool]) -> None:
+    """Whoever comes between whatever: when all have done, it was told what is so."""
+    for n_left in (0, 1) * 10:
+        barrier = threading.Barrier(4)
+
+        def work(me: int, n_left: int = n_left, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            for n in range(30):
+                add(pending, f"{me}-{n}")
+                if random.random() < 0.5:
+                    pending.take(f"{me}-{n}")
+            for n in range(n_left if me == 0 else 0, 30):
+                pending.take(f"{me}-{n}")
+
+        threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told[-1] == bool(pending)
+        pending.cancel_all()
+        assert not told[-1]
+        told.clear()
