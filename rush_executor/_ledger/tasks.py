@@ -27,6 +27,8 @@ _BATCH: Final = 500
 _LATEST: Final = "latest"
 # How long the wish to stop a worker waits for an agent that is away.
 _STOP_MS: Final = 60_000
+# How long a worker may take to learn that its task was cleared: a day, as a client's lease.
+_CLEARED_MS: Final = 86_400_000
 
 
 class KeptTask(NamedTuple):
@@ -278,6 +280,30 @@ class TaskLedger:
                 self._channel.call(pack(("UNLINK", *found)))
             if cursor == b"0":
                 return
+
+    def clear(self) -> None:
+        """Deletes all tasks, and nothing else; they are gone at once, their records a little later."""
+        k, name = self._keys, new_id()
+        keys = (
+            k.network,
+            k.all_tasks,
+            k.cleared_tasks,
+            k.queued_tasks,
+            k.finished_tasks,
+            k.failed_tasks,
+            k.ends,
+            k.worker_ids,
+        )
+        args: list[str | bytes | float] = [name, k.task(), k.blob(), k.worker_queue(), k.running_tasks(), _CLEARED_MS]
+        while not self._channel.call(evalsha("clear_tasks", keys, args))[0]:
+            self._delete_cleared()
+        self._delete_cleared()
+
+    def _delete_cleared(self) -> None:
+        k = self._keys
+        command = evalsha("delete_tasks", (k.cleared_tasks,), [k.task(), k.blob(), _BATCH])
+        while self._channel.call(command)[0]:
+            pass
 
     def _smembers(self, key: str) -> list[bytes]:
         members: list[bytes] = self._channel.call(pack(("SMEMBERS", key)))[0]

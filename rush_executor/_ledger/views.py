@@ -5,6 +5,7 @@ Nothing here changes the ledger.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -62,10 +63,12 @@ class NewlyFinished(NamedTuple):
 
     Attributes:
         n_finished: How many there are in all.
+        made_at: Which creation and clearing of the network they are of: with another one, indexes begin anew.
         records: Those that were read: not necessarily all.
     """
 
     n_finished: int
+    made_at: bytes
     records: list[Record]
 
 
@@ -104,7 +107,7 @@ class NetworkReader:
         self._channel = channel
         self._keys = keys
         self._prefix = keys.task()
-        self._read_keys = (keys.finished_tasks,)
+        self._read_keys = (keys.finished_tasks, keys.network)
 
     def kind(self) -> str | None:
         """``tasks`` for a network that keeps its tasks, ``calls`` for an executor's, None where there is none."""
@@ -133,19 +136,18 @@ class NetworkReader:
         """Ids of all tasks that the network keeps, as they were made."""
         return [raw.decode() for raw in self._channel.call(pack(("LRANGE", self._keys.all_tasks, "0", "-1")))[0]]
 
-    def list_tasks(self, states: Sequence[str], *, first: int = 0) -> list[list[str]]:
-        """Ids of the tasks in each of these states, at one moment.
+    def list_tasks(self, states: Sequence[str], *, first: int = 0) -> tuple[bytes, list[list[str]]]:
+        """Ids of the tasks in each of these states, at one moment; before them, see `NewlyFinished.made_at`.
 
         Args:
             states: Of ``queued``, ``running``, ``finished``, ``failed``.
             first: Index of the first finished task that is asked for.
         """
         k = self._keys
-        keys = (k.queued_tasks, k.finished_tasks, k.failed_tasks, k.worker_ids)
-        lists = self._channel.call(evalsha("list_tasks", keys, [k.worker_queue(), k.running_tasks(), first, *states]))[
-            0
-        ]
-        return [[raw.decode() for raw in ids] for ids in lists]
+        keys = (k.queued_tasks, k.finished_tasks, k.failed_tasks, k.worker_ids, k.network)
+        args: list[str | bytes | float] = [k.worker_queue(), k.running_tasks(), first, *states]
+        made_at, *lists = self._channel.call(evalsha("list_tasks", keys, args))[0]
+        return made_at, [[raw.decode() for raw in ids] for ids in lists]
 
     def read(self, task_ids: Sequence[str]) -> list[Record]:
         """Reads records; tasks that are not there are left out."""
@@ -172,13 +174,15 @@ class NetworkReader:
         """
         return self._newly(self._channel.call(self._finished_command(first))[0])
 
-    def read_more_finished(self, first: int, end: int) -> list[Record]:
+    def read_more_finished(self, first: int, end: int, made_at: bytes) -> list[Record]:
         """Reads the finished tasks from one index to before another, or the first 5,000 of them.
 
-        The server prepares some while others are taken apart here.
+        The server prepares some while others are taken apart here. What is of another creation or clearing of the
+        network than `made_at` is left out.
         """
         commands = [self._finished_command(at) for at in range(first, min(end, first + _MOST_AT_ONCE), _BATCH)]
-        records = [record for reply in self._channel.call(*commands) for record in _records(reply)]
+        replies = itertools.takewhile(lambda reply: reply[1] == made_at, self._channel.call(*commands))
+        records = [record for reply in replies for record in _records(reply)]
         return records[: end - first]
 
     def wait_finished(self, ring: bytes, first: int, timeout_s: float) -> tuple[bytes, NewlyFinished]:
@@ -280,7 +284,7 @@ class NetworkReader:
         return evalsha("read_tasks", self._read_keys, [self._prefix, first, _BATCH])
 
     def _newly(self, reply: list[Any]) -> NewlyFinished:
-        return NewlyFinished(reply[0], _records(reply))
+        return NewlyFinished(reply[0], reply[1], _records(reply))
 
 
 def timeout_left(end_at: float | None) -> float:
@@ -298,7 +302,7 @@ def _ring(reply: list[Any] | None, ring: bytes) -> bytes:
 
 def _records(reply: list[Any]) -> list[Record]:
     records = []
-    for i in range(1, len(reply), 2):
+    for i in range(2, len(reply), 2):
         state, payload, outcome, extra, more, worker, pushed, started, ended, attempt, blob, client = reply[i + 1]
         if state is None:
             continue

@@ -50,7 +50,7 @@ from rush_executor._payload.rows import RowCodec
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys, check_network_id
 from rush_executor._protocol.records import KILL, TERMINATE
-from rush_executor._protocol.states import FAILED, FINISHED
+from rush_executor._protocol.states import FAILED, FINISHED, KEPT_STATES
 from rush_executor._rush_worker.loops import worker_loop_default
 from rush_executor._view.logs import Levels
 from rush_executor._view.reader import NetworkView
@@ -151,7 +151,7 @@ class Rush(NetworkView, TaskPusher):
         self._open_view(
             NetworkReader(shared, keys),
             self._ledger_lock,
-            NetworkReader(channel(), keys),
+            lambda: NetworkReader(channel(), keys),
             LogReader(channel(), keys),
             RowCodec(config.network_id, config.secret),
         )
@@ -421,15 +421,21 @@ class Rush(NetworkView, TaskPusher):
 
         Returns:
             Whether all of them have ended.
+
+        Raises:
+            KeyError: There is no such task, or not any more: nobody would end it.
         """
         left = [keys] if isinstance(keys, str) else list(keys)
         left.reverse()
         end_at = None if timeout is None else time.monotonic() + timeout
         ring, wait_s, n_asked = b"", 0.0, _ASKED_FIRST
-        with self._waiter_lock:
+        with self._waiter() as waiter:
             while left:
                 asked = left[-n_asked:]
-                ring, states = self._waiter.wait_states(ring, asked, wait_s)
+                ring, states = waiter.wait_states(ring, asked, wait_s)
+                gone = [key for key, state in zip(asked, states, strict=True) if state not in KEPT_STATES]
+                if gone:
+                    raise KeyError(f"network {self.network_id!r} has no task {gone[0]!r} (any more)")
                 pending = [key for key, state in zip(asked, states, strict=True) if state not in (FINISHED, FAILED)]
                 left[-n_asked:] = pending
                 # Some that are still to come are waited for: the others are asked for once these have ended.
@@ -450,21 +456,38 @@ class Rush(NetworkView, TaskPusher):
         return True
 
     def reset(self, *, workers: bool = True) -> None:
-        """Deletes all that the network keeps: this network's keys alone.
+        """Kills the network's workers and deletes all that it keeps: this network's keys alone.
 
         Args:
-            workers: Kill its workers first. Those that are not killed end by themselves, as their network is gone.
+            workers: False to keep the workers, and what they are to run: see `reset_data`.
         """
-        if workers:
-            self._stop(set(self.running_worker_ids), KILL)
-            end_at = time.monotonic() + self._config.heartbeat_expire_s
-            while self.running_worker_ids and time.monotonic() < end_at:
-                time.sleep(_LOOK_FOR_WORKERS_S)
+        if not workers:
+            self.reset_data()
+            return
+        self._stop(set(self.running_worker_ids), KILL)
+        end_at = time.monotonic() + self._config.heartbeat_expire_s
+        while self.running_worker_ids and time.monotonic() < end_at:
+            time.sleep(_LOOK_FOR_WORKERS_S)
         with self._ledger_lock:
             self._ledger.reset()
             self._is_found = False
         self._last_crew_of.clear()
         self._told_lost.clear()
+        self.reset_cache()
+
+    def reset_data(self) -> None:
+        """Deletes all tasks, in whatever state; workers go on, with those that come.
+
+        What a worker is at it brings to its end, but its result is dropped, with a warning in the worker's log.
+
+        Raises:
+            RushError: The network is an executor's.
+        """
+        if self._ask(lambda reader: reader.kind()) is None:
+            return
+        with self._ledger_lock:
+            self._find()
+            self._ledger.clear()
         self.reset_cache()
 
     # Snapshots.

@@ -2,17 +2,18 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
+| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client, and has a TTL; in a durable network: reset |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many were claimed with it), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
 | `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
 | `bell` | list | a token for each worker that may be asleep while tasks are queued | last client; reset |
 | `worker_bell:<worker>` | list | as `bell`, for the worker's own queue | its end; reset |
 | `all_tasks` | list | ids of tasks that the network keeps, as they were created | reset |
+| `cleared_tasks` | list | those whose records are being deleted | clearing; reset |
 | `finished_tasks` | list | those that have finished, in this order | reset |
 | `failed_tasks` | set | those that have failed | retry; reset |
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
@@ -104,6 +105,10 @@ class Keys:
     @property
     def all_tasks(self) -> str:
         return f"{self.prefix}all_tasks"
+
+    @property
+    def cleared_tasks(self) -> str:
+        return f"{self.prefix}cleared_tasks"
 
     @property
     def finished_tasks(self) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "CANCELLED",
     "FAILED",
     "FINISHED",
+    "KEPT_STATES",
     "KILLED",
     "LOST",
     "QUEUED",
@@ -36,6 +37,8 @@ KILLED = "killed"
 LOST = "lost"
 
 TERMINAL_STATES = frozenset({FINISHED, FAILED, CANCELLED})
+# Those in which a network that keeps its tasks may keep one.
+KEPT_STATES = (QUEUED, RUNNING, FINISHED, FAILED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class RushWorker(NetworkView, TaskPusher):
         self._open_view(
             seat.reader,
             seat.lock,
-            NetworkReader(seat.open_channel(), seat.keys),
+            lambda: NetworkReader(seat.open_channel(), seat.keys),
             self._another_log_reader(),
             seat.codec,
         )

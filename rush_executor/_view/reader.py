@@ -1,11 +1,13 @@
 """Looking at a network: what `Rush` and a `RushWorker` have in common.
 
-Finished tasks never change again, so each is read and decoded once; a look costs what is new. One thread may wait while
-others look: waits have a connection of their own.
+Finished tasks never change again, so each is read and decoded once; a look costs what is new. What was read is
+forgotten when the network is reset or cleared. Threads may wait while others look, or wait: each wait has its own
+connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,7 +18,7 @@ from rush_executor._ledger.views import NetworkReader, Record, WorkerRecord, tim
 from rush_executor._payload.rows import EXTRA, XS, YS, RowCodec
 from rush_executor._protocol.logs import LogRecord
 from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG
-from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
+from rush_executor._protocol.states import FAILED, FINISHED, KEPT_STATES, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 from rush_executor._view.conditions import condition_of
 from rush_executor._view.logs import STREAMS, Levels, follow_log, print_log, read_log
 from rush_executor._view.rows import TaskRow, TaskRows
@@ -26,8 +28,6 @@ __all__ = ["NetworkView"]
 
 _T = TypeVar("_T")
 
-_STATES = (QUEUED, RUNNING, FINISHED, FAILED)
-
 
 class NetworkView:
     """Everything that one can ask a network. Tasks are told by their keys."""
@@ -36,22 +36,20 @@ class NetworkView:
     _codec: RowCodec
     _reader: NetworkReader
     _reader_lock: threading.Lock
-    _waiter: NetworkReader
-    _waiter_lock: threading.Lock
     _n_shown: int
 
     def _open_view(
         self,
         reader: NetworkReader,
         lock: threading.Lock,
-        waiter: NetworkReader,
+        new_waiter: Callable[[], NetworkReader],
         log_reader: LogReader,
         codec: RowCodec,
     ) -> None:
         self._reader = reader
         self._reader_lock = lock
-        self._waiter = waiter
-        self._waiter_lock = threading.Lock()
+        self._new_waiter = new_waiter
+        self._idle_waiters: list[NetworkReader] = []
         self._log_reader = log_reader
         self._log_lock = threading.Lock()
         self._printed = LogCursor()
@@ -164,7 +162,7 @@ class NetworkView:
             return _select(TaskTable(self._finished, len(self._finished)), fields)
 
     def fetch_tasks_with_state(
-        self, states: Iterable[str] = _STATES, *, fields: Iterable[str] | None = None
+        self, states: Iterable[str] = KEPT_STATES, *, fields: Iterable[str] | None = None
     ) -> TaskTable:
         """The tasks in these states, as they were at one moment: no task twice.
 
@@ -174,13 +172,16 @@ class NetworkView:
         """
         states = [states] if isinstance(states, str) else list(states)
         for state in states:
-            if state not in _STATES:
-                raise ValueError(f"there is no state {state!r}; those of a task are {', '.join(_STATES)}")
+            if state not in KEPT_STATES:
+                raise ValueError(f"there is no state {state!r}; those of a task are {', '.join(KEPT_STATES)}")
         with self._cache_lock:
-            if FINISHED in states:
-                self._read_news()
-            n_known = len(self._finished)
-            lists = self._ask(lambda reader: reader.list_tasks(states, first=n_known))
+            while True:
+                if FINISHED in states:
+                    self._read_news()
+                n_known = len(self._finished)
+                made_at, lists = self._ask(lambda reader: reader.list_tasks(states, first=n_known))  # noqa: B023
+                if made_at == self._made_at or FINISHED not in states:
+                    break
             rows: list[TaskRow] = []
             for state, keys in zip(states, lists, strict=True):
                 if state == FINISHED:
@@ -200,10 +201,14 @@ class NetworkView:
         Returns:
             A table; empty when there was none in time.
         """
-        with self._cache_lock:
-            self._wait_for_news(timeout)
-            first, self._n_shown = self._n_shown, len(self._finished)
-            return _select(TaskTable(self._finished.part(slice(first, self._n_shown))), fields)
+        end_at = time.monotonic() + timeout
+        while True:
+            is_there = self._wait_for_news(max(0.0, end_at - time.monotonic()))
+            with self._cache_lock:
+                first, self._n_shown = self._n_shown, len(self._finished)
+                # None, though there were some: another thread was faster.
+                if first < self._n_shown or not is_there:
+                    return _select(TaskTable(self._finished.part(slice(first, self._n_shown))), fields)
 
     def wait_for_new_tasks(self, timeout: float | None = None) -> bool:
         """Waits until `fetch_new_tasks` has something to return.
@@ -214,8 +219,7 @@ class NetworkView:
         Returns:
             Whether it has.
         """
-        with self._cache_lock:
-            return self._wait_for_news(timeout)
+        return self._wait_for_news(timeout)
 
     def iter_new_tasks(self, timeout: float | None = None) -> Iterator[TaskRow]:
         """Yields finished tasks as they come, each once; shares with `fetch_new_tasks` what was returned.
@@ -233,6 +237,7 @@ class NetworkView:
         """Forgets what was read: the next look reads everything again."""
         with self._cache_lock:
             self._finished = TaskRows()
+            self._made_at = b""
             self._places: dict[str, int] = {}
             self._n_placed = 0
             self._n_shown = 0
@@ -371,45 +376,69 @@ class NetworkView:
             return question(self._reader)
 
     def _list(self, state: str) -> list[str]:
-        return self._ask(lambda reader: reader.list_tasks((state,)))[0]
+        return self._ask(lambda reader: reader.list_tasks((state,)))[1][0]
 
     def _is_state(self, keys: str | Iterable[str], state: str) -> bool | list[bool]:
         if isinstance(keys, str):
             return self.task_states([keys])[keys] == state
         return [found == state for found in self.task_states(keys).values()]
 
+    @contextlib.contextmanager
+    def _waiter(self) -> Iterator[NetworkReader]:
+        """A reader that may wait while others read, and wait."""
+        try:
+            waiter = self._idle_waiters.pop()
+        except IndexError:
+            waiter = self._new_waiter()
+        try:
+            yield waiter
+        finally:
+            self._idle_waiters.append(waiter)
+
     def _wait_for_news(self, timeout: float | None) -> bool:
-        """Reads what is new; waits for it, if there is nothing. The cache's lock is held."""
-        self._read_news()
-        if len(self._finished) > self._n_shown or timeout == 0:
-            return len(self._finished) > self._n_shown
+        """Reads what is new; waits for it, if there is nothing."""
+        with self._cache_lock:
+            self._read_news()
+            if len(self._finished) > self._n_shown or timeout == 0:
+                return len(self._finished) > self._n_shown
         end_at = None if timeout is None else time.monotonic() + timeout
-        with self._waiter_lock:
-            ring, wait_s = b"", 0.0
+        ring, wait_s = b"", 0.0
+        with self._waiter() as waiter:
             while True:
-                ring, news = self._waiter.wait_finished(ring, len(self._finished), wait_s)
-                if news.records:
-                    self._add(news.records)
-                    return True
+                first = len(self._finished)
+                ring, news = waiter.wait_finished(ring, first, wait_s)
+                with self._cache_lock:
+                    if first == len(self._finished) and news.made_at == self._made_at:
+                        self._add(news.records)
+                    else:
+                        # Somebody else has read meanwhile, or there is something to be forgotten.
+                        self._read_news()
+                    if len(self._finished) > self._n_shown:
+                        return True
                 wait_s = timeout_left(end_at)
                 if not wait_s:
                     return False
 
     def _read_news(self) -> None:
+        """Reads what is new; the cache's lock is held."""
         while True:
             first = len(self._finished)
             news = self._ask(lambda reader: reader.read_finished(first))  # noqa: B023 - asked at once
-            if news.n_finished < first:
-                # The network was reset.
+            if first and (news.made_at != self._made_at or news.n_finished < first):
+                # The network was reset or cleared, or its server has lost what it had.
                 self.reset_cache()
                 continue
+            self._made_at = news.made_at
             self._add(news.records)
-            while news.records and (n_read := len(self._finished)) < news.n_finished:
-                more = self._ask(lambda reader: reader.read_more_finished(n_read, news.n_finished))  # noqa: B023
+            if not news.records or len(self._finished) >= news.n_finished:
+                return
+            while (n_read := len(self._finished)) < news.n_finished:
+                more = self._ask(
+                    lambda reader: reader.read_more_finished(n_read, news.n_finished, news.made_at)  # noqa: B023
+                )
                 if not more:
-                    return
+                    break
                 self._add(more)
-            return
 
     def _add(self, records: Sequence[Record]) -> None:
         self._finished.extend([self._row(record) for record in records])

@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,87 @@ def test_reset(rush: Rush, url: str) -> None:
         assert odd.push_tasks([{"x": 1}]) == odd.tasks
         odd.reset()
         other.reset()
+
+
+def test_reset_data(rush: Rush, url: str) -> None:
+    """Forgets the tasks and keeps the workers; what one of them was at is dropped, whoever had made it."""
+
+    def loop(worker: RushWorker) -> None:
+        [own] = worker.push_running_tasks([{"x": 1}])
+        while worker.is_running_task(own):
+            time.sleep(0.005)
+        assert worker.finish_tasks(own, {"y": 1}) == []
+        task = None
+        while task is None:
+            task = worker.pop_task()
+        worker.finish_tasks(task.key, {"y": 2})
+
+    with Rush(rush.network_id, url) as other:
+        other.reset_data()
+        assert other.n_tasks == 0
+        other.push_finished_tasks([{"x": 0}] * 3, [{"y": 0}] * 3)
+        assert len(rush.fetch_finished_tasks()) == 3
+        [worker] = rush.start_local_workers(loop, n_workers=1)
+        wait_until(lambda: rush.n_running_tasks == 1)
+        other.push_tasks([{"x": 5}], extra=[{"large": b"x" * 300_000}])
+        other.reset(workers=False)
+        assert [rush.n_tasks, rush.n_running_tasks, len(rush.fetch_tasks_with_state())] == [0] * 3
+        assert rush.running_worker_ids == [worker]
+        keys = other.push_tasks([{"x": 2}])
+        assert other.wait_for_tasks(keys, timeout=DEADLINE_S)
+        other.push_finished_tasks([{"x": 3}] * 3, [{"y": 3}] * 3)
+        # As many as were read before, and more: they are others.
+        assert rush.fetch_finished_tasks()["x"] == [2, 3, 3, 3]
+        assert rush.fetch_new_tasks()["x"] == [2, 3, 3, 3]
+    with (
+        RushExecutor(0, url=url, network_id="calls"),
+        Rush("calls", url) as calls,
+        pytest.raises(RushError, match="is a RushExecutor's"),
+    ):
+        calls.reset_data()
+
+
+def test_what_was_read_of_a_network_that_was_reset(rush: Rush, url: str) -> None:
+    """Is forgotten, though the next one of this name has as many tasks."""
+    rush.push_finished_tasks([{"x": 1}] * 3, [{"y": 1}] * 3)
+    assert rush.fetch_new_tasks()["x"] == [1, 1, 1]
+    with Rush(rush.network_id, url) as other:
+        other.reset()
+        other.push_finished_tasks([{"x": 2}] * 5, [{"y": 2}] * 5)
+    assert rush.fetch_new_tasks()["x"] == rush.fetch_finished_tasks()["x"] == [2] * 5
+
+
+def test_waiting_for_what_there_is_not(rush: Rush) -> None:
+    """It is told, though there are workers: nobody would end it."""
+    rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    [key] = rush.push_tasks([{"x": 2}])
+    with pytest.raises(KeyError, match="has no task 'nothing'"):
+        rush.wait_for_tasks([key, "nothing"])
+    wait_until(lambda: rush.is_running_task(key))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(rush.wait_for_tasks, key)
+        rush.reset_data()
+        with pytest.raises(KeyError, match="has no task"):
+            waiting.result(DEADLINE_S)
+
+
+def test_threads_that_wait(rush: Rush) -> None:
+    """Do not keep others from looking, or from waiting for less long."""
+    [key] = rush.push_tasks([{"x": 1}])
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(rush.wait_for_tasks, key, timeout=DEADLINE_S, detect_lost_workers=False),
+            pool.submit(rush.fetch_new_tasks, timeout=DEADLINE_S),
+        ]
+        assert not rush.wait_for_new_tasks(timeout=0.1)
+        assert len(rush.fetch_finished_tasks()) == 0
+        assert not any(future.done() for future in waiting)
+        with RushWorker(rush.network_id, rush._config.url) as worker:
+            task = worker.pop_task()
+            assert task is not None
+            worker.finish_tasks(task.key, {"y": 1})
+        assert waiting[0].result(DEADLINE_S)
+        assert waiting[1].result(DEADLINE_S).keys == [key]
 
 
 def test_it_can_be_pickled(rush: Rush) -> None:

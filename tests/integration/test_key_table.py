@@ -112,6 +112,7 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: lose("w2", KILLED),
         lambda: lose("w3", LOST),
         restore_half,
+        lambda: clear(ledger, lambda: check(rig, seen, fields)),
     ]
     for step in steps:
         step()
@@ -121,6 +122,18 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     ledger.reset()
     assert not [key for key in rig.dump() if "agent" not in key]
     return seen, fields
+
+
+def clear(ledger: TaskLedger, look: Callable[[], None]) -> None:
+    """Clears the network, and looks when the tasks are gone and their records are not."""
+    delete = ledger._delete_cleared
+
+    def look_and_delete() -> None:
+        look()
+        delete()
+
+    ledger._delete_cleared = look_and_delete  # type: ignore[method-assign]
+    ledger.clear()
 
 
 def durable_story(rig: Rig) -> dict[str, set[str]]:
