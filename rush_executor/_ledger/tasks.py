@@ -248,25 +248,25 @@ class TaskLedger:
             return value[1:]
         return read_blob(self._channel, self._keys, value[1:].decode())
 
-    def stop_worker(self, worker_id: str, how: str) -> bool:
+    def stop_worker(self, worker_id: str, agent_id: str, how: str) -> None:
         """Asks that a worker end.
 
         Args:
-            worker_id: The worker.
+            worker_id: The worker; it may be still to come.
+            agent_id: Its agent, which is told. It may be still to come, too.
             how: `TERMINATE`: when it has finished its task; `KILL`: now.
-
-        Returns:
-            False when there is no such worker (any more).
         """
-        k = self._keys
-        agent: bytes | None = self._channel.call(pack(("HGET", k.worker(worker_id), "agent")))[0]
-        if agent is None or not self._channel.call(pack(("SISMEMBER", k.worker_ids, worker_id)))[0]:
-            return False
-        kills, wish = k.kills(agent.decode()), f"{how}:{worker_id}"
+        kills, wish = self._keys.kills(agent_id), f"{how}:{worker_id}"
         self._channel.call(
             pack(("SADD", kills, wish)), pack(("PEXPIRE", kills, _STOP_MS)), pack(("PUBLISH", kills, wish))
         )
-        return True
+
+    def forget_workers(self, worker_ids: Iterable[str]) -> None:
+        """Takes workers that have ended off the lists: they are about to be started again."""
+        k = self._keys
+        ended = (k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids)
+        for worker_id in worker_ids:
+            self._channel.call(*(pack(("SREM", key, worker_id)) for key in ended), pack(("DEL", k.worker(worker_id))))
 
     def reset(self) -> None:
         """Deletes every key of the network, and no other."""

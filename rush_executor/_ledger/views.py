@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from rush_executor._ledger.blobs import read_blob
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, RUNNING, TERMINATED
+from rush_executor._protocol.states import (
+    DRAINING,
+    FAILED,
+    FINISHED,
+    IDLE,
+    KILLED,
+    LOST,
+    RUNNING,
+    STARTING,
+    TERMINATED,
+)
 
 __all__ = ["NetworkReader", "NewlyFinished", "Record", "WorkerRecord", "timeout_left"]
 
@@ -77,8 +87,9 @@ class WorkerRecord(NamedTuple):
 
     Attributes:
         worker_id: Its id.
-        state: ``running``, ``idle``, or as it ended: ``terminated``, ``killed``, ``lost``.
-        agent_id, host, pid: Who supervises it, and where it is.
+        state: ``starting``, ``idle``, ``running``, ``draining`` (it was asked to end, and is at its last task), or as
+            it ended: ``terminated``, ``killed``, ``lost``.
+        agent_id, host, pid: Who supervises it, and where it is; of one that is starting that is not known yet.
         n_running: How many tasks it holds.
         joined_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet).
         reason: How it ended, for people.
@@ -240,25 +251,32 @@ class NetworkReader:
         ended = {TERMINATED: k.terminated_worker_ids, KILLED: k.killed_worker_ids, LOST: k.lost_worker_ids}
         return sorted(raw.decode() for raw in self._channel.call(pack(("SMEMBERS", ended[state])))[0])
 
-    def workers(self) -> list[WorkerRecord]:
-        """All workers, those that have ended as well."""
+    def workers(self, expected: Mapping[str, str]) -> list[WorkerRecord]:
+        """All workers, also those that have ended, and those to come.
+
+        Args:
+            expected: Workers of which somebody knows that they are to come, and their agents, which may not know yet.
+        """
         k = self._keys
-        alive, *ended = self._channel.call(
-            *(
-                pack(("SMEMBERS", key))
-                for key in (k.worker_ids, k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids)
-            )
-        )
-        ids = sorted({raw.decode() for raws in (alive, *ended) for raw in raws})
+        agents = [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", k.agent_ids)))[0]]
+        # Those to come first: who joins, or ends, meanwhile is not missed.
+        sets = [*(k.agent_workers(agent) for agent in agents), k.worker_ids]
+        sets += [k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids]
+        found = [{raw.decode() for raw in raws} for raws in self._channel.call(*(pack(("SMEMBERS", s)) for s in sets))]
+        announced, here, ended = found[:-4], found[-4], set[str]().union(*found[-3:])
+        agent_of = dict(expected)
+        for agent, workers in zip(agents, announced, strict=True):
+            agent_of |= dict.fromkeys(workers, agent)
+        starting = agent_of.keys() - here - ended
+        ids = sorted(starting | here | ended)
         if not ids:
             return []
         fields = ("agent", "host", "pid", "joined_at", "ended_at", "reason", "state")
         commands = [pack(("HMGET", k.worker(worker), *fields)) for worker in ids]
         commands += [pack(("SCARD", k.running_tasks(worker))) for worker in ids]
         replies = self._channel.call(*commands)
-        here = {raw.decode() for raw in alive}
         return [
-            _worker(worker, values, n, is_here=worker in here)
+            _starting(worker, agent_of[worker]) if worker in starting else _worker(worker, values, n, worker in here)
             for worker, values, n in zip(ids, replies[: len(ids)], replies[len(ids) :], strict=True)
         ]
 
@@ -326,10 +344,14 @@ def _records(reply: list[Any]) -> list[Record]:
     return records
 
 
-def _worker(worker_id: str, values: list[bytes | None], n_running: int, *, is_here: bool) -> WorkerRecord:
+def _starting(worker_id: str, agent_id: str) -> WorkerRecord:
+    return WorkerRecord(worker_id, STARTING, agent_id, "", 0, 0, None, None, "")
+
+
+def _worker(worker_id: str, values: list[bytes | None], n_running: int, is_here: bool) -> WorkerRecord:  # noqa: FBT001
     agent, host, pid, joined, ended, reason, state = ((value or b"").decode() for value in values)
-    if is_here:
-        state = RUNNING if n_running else "idle"
+    if is_here and state != DRAINING:
+        state = RUNNING if n_running else IDLE
     return WorkerRecord(
         worker_id,
         state,

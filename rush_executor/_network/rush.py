@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -50,7 +51,7 @@ from rush_executor._payload.rows import RowCodec
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys, check_network_id
 from rush_executor._protocol.records import KILL, TERMINATE
-from rush_executor._protocol.states import FAILED, FINISHED, KEPT_STATES
+from rush_executor._protocol.states import ALIVE_STATES, FAILED, FINISHED, KEPT_STATES, LOST, STARTING
 from rush_executor._rush_worker.loops import worker_loop_default
 from rush_executor._view.logs import Levels
 from rush_executor._view.reader import NetworkView
@@ -308,31 +309,34 @@ class Rush(NetworkView, TaskPusher):
     def wait_for_workers(
         self, n: int | None = None, worker_ids: Iterable[str] | None = None, timeout: float | None = None
     ) -> None:
-        """Waits until workers are there.
+        """Waits until workers have joined.
 
         Args:
-            n: So many.
-            worker_ids: These; by default those that this object has started.
+            n: So many, which are there at the same time.
+            worker_ids: These; by default those that this object has started. They may have ended meanwhile.
             timeout: Seconds; 0 looks once, None waits for ever.
 
         Raises:
-            TimeoutError: They were not there in time.
+            TimeoutError: They had not joined in time.
+            RuntimeError: Some of them were lost before they had joined.
         """
         wanted = set(self._last_crew_of if n is None and worker_ids is None else worker_ids or ())
         end_at = None if timeout is None else time.monotonic() + timeout
         while True:
-            here = set(self.running_worker_ids)
-            missing = wanted - here
-            if not missing and len(here) >= (n or 0):
-                return
-            gone = missing & set(self.lost_worker_ids) if missing else set()
+            workers = {worker.worker_id: worker for worker in self.worker_info}
+            gone = [w for w in wanted & workers.keys() if workers[w].state == LOST and workers[w].joined_at is None]
             if gone:
                 raise RuntimeError(
                     f"{len(gone)} of the workers ended during their start: {', '.join(sorted(gone))}. What they "
                     "printed to stderr says why"
                 )
+            starting = {worker for worker, record in workers.items() if record.state == STARTING}
+            missing = wanted - workers.keys() | wanted & starting
+            n_here = sum(worker.state in ALIVE_STATES for worker in workers.values()) - len(starting)
+            if not missing and n_here >= (n or 0):
+                return
             if end_at is not None and time.monotonic() >= end_at:
-                what = f"{len(missing)} workers" if missing else f"{(n or 0) - len(here)} more workers"
+                what = f"{len(missing)} workers" if missing else f"{(n or 0) - n_here} more workers"
                 raise TimeoutError(f"{what} have not joined network {self.network_id!r} within {timeout:g} s")
             time.sleep(_LOOK_FOR_WORKERS_S)
 
@@ -348,22 +352,20 @@ class Rush(NetworkView, TaskPusher):
         Args:
             type: ``"terminate"``: they finish what they run, and leave. ``"kill"``: now; their tasks fail with
                 "Worker was killed".
-            worker_ids: By default all that are there.
+            worker_ids: By default all that are there, or starting.
             grace: Seconds after which workers that were to terminate and have not are killed; waits so long.
         """
         if type not in ("terminate", "kill"):
             raise ValueError(f"type must be 'terminate' or 'kill', not {type!r}")
-        here = set(self.running_worker_ids)
-        wanted = here if worker_ids is None else {worker_ids} if isinstance(worker_ids, str) else set(worker_ids)
-        unknown = wanted - here - set(self._last_crew_of)
+        known = self.worker_states
+        wanted = set(known if worker_ids is None else [worker_ids] if isinstance(worker_ids, str) else worker_ids)
+        unknown = wanted - known.keys()
         if unknown:
             warnings.warn(f"no such workers: {', '.join(sorted(unknown))}", RuntimeWarning, stacklevel=2)
-        self._stop(wanted - unknown, KILL if type == "kill" else TERMINATE)
+        wanted = self._stop(wanted, KILL if type == "kill" else TERMINATE)
         if grace is not None and type == "terminate":
-            end_at = time.monotonic() + grace
-            while (left := wanted & set(self.running_worker_ids)) and time.monotonic() < end_at:
-                time.sleep(_LOOK_FOR_WORKERS_S)
-            self._stop(left, KILL)
+            self._wait_for_end(wanted, grace)
+            self._stop(wanted, KILL)
 
     def restart_workers(self, worker_ids: str | Iterable[str]) -> list[str]:
         """Starts workers again, under their old ids, that this object had started on this machine; ends them first.
@@ -378,9 +380,9 @@ class Rush(NetworkView, TaskPusher):
         unknown = [worker for worker in wanted if worker not in self._last_crew_of]
         if unknown:
             raise ValueError(f"these workers were not started here: {', '.join(unknown)}")
-        self._stop(set(wanted) & set(self.running_worker_ids), KILL)
-        while set(wanted) & set(self.running_worker_ids):
-            time.sleep(_LOOK_FOR_WORKERS_S)
+        self._wait_for_end(self._stop(wanted, KILL))
+        with self._ledger_lock:
+            self._ledger.forget_workers(wanted)
         by_start = itertools.groupby(sorted(wanted, key=self._start_of), key=self._start_of)
         for start_id, workers in by_start:
             self._start_crew(list(workers), start_id)
@@ -464,10 +466,7 @@ class Rush(NetworkView, TaskPusher):
         if not workers:
             self.reset_data()
             return
-        self._stop(set(self.running_worker_ids), KILL)
-        end_at = time.monotonic() + self._config.heartbeat_expire_s
-        while self.running_worker_ids and time.monotonic() < end_at:
-            time.sleep(_LOOK_FOR_WORKERS_S)
+        self._wait_for_end(self._stop(self.worker_ids, KILL), self._config.heartbeat_expire_s)
         with self._ledger_lock:
             self._ledger.reset()
             self._is_found = False
@@ -606,10 +605,28 @@ class Rush(NetworkView, TaskPusher):
     def _start_of(self, worker_id: str) -> str:
         return self._last_crew_of[worker_id][1]
 
-    def _stop(self, worker_ids: Iterable[str], how: str) -> None:
+    def _alive(self) -> dict[str, str]:
+        """Workers that have not ended, those that are starting as well, and their agents."""
+        return {worker.worker_id: worker.agent_id for worker in self.worker_info if worker.state in ALIVE_STATES}
+
+    def _stop(self, worker_ids: Iterable[str], how: str) -> set[str]:
+        """Asks that these workers end; returns those that have not ended yet."""
+        wanted = set(worker_ids)
+        agent_of = {worker: agent for worker, agent in self._alive().items() if worker in wanted}
         with self._ledger_lock:
-            for worker_id in worker_ids:
-                self._ledger.stop_worker(worker_id, how)
+            for worker_id, agent_id in agent_of.items():
+                self._ledger.stop_worker(worker_id, agent_id, how)
+        return set(agent_of)
+
+    def _wait_for_end(self, worker_ids: Collection[str], timeout: float = math.inf) -> None:
+        """Waits until these workers have ended."""
+        end_at = time.monotonic() + timeout
+        while self._alive().keys() & worker_ids and time.monotonic() < end_at:
+            time.sleep(_LOOK_FOR_WORKERS_S)
+
+    def _expected_workers(self) -> dict[str, str]:
+        # Their agent may not have begun yet.
+        return {worker: crew.agent_id for worker, (crew, _) in self._last_crew_of.items() if crew.is_alive()}
 
     def _has_workers(self) -> bool:
         """Whether a worker is there, or about to come; sees to it that those that are silent are found."""

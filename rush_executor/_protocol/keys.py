@@ -19,7 +19,7 @@
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
 | `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |
 | `worker_ids` | set | workers that have joined | worker's agent; reset |
-| `worker:<worker>` | hash | `agent`, `host`, `pid`; in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
+| `worker:<worker>` | hash | `agent`, `host`, `pid`, `state` (draining: asked to end); in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
 | `terminated_worker_ids` | set | workers that have left | its next start; reset |
 | `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
 | `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |

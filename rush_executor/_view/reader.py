@@ -248,9 +248,10 @@ class NetworkView:
     def worker_info(self) -> list[WorkerRecord]:
         """All workers: id, state, agent, host, process, tasks held, when joined and ended, and how.
 
-        States are ``running`` and ``idle``, or as the worker ended: ``terminated``, ``killed``, ``lost``.
+        States are ``starting``, ``idle``, ``running`` (it has a task), ``draining`` (it was asked to end, and is at its
+        last task), or as the worker ended: ``terminated``, ``killed``, ``lost``.
         """
-        return self._ask(lambda reader: reader.workers())
+        return self._ask(lambda reader: reader.workers(self._expected_workers()))
 
     @property
     def worker_states(self) -> dict[str, str]:
@@ -259,12 +260,12 @@ class NetworkView:
 
     @property
     def worker_ids(self) -> list[str]:
-        """Ids of all workers, of those that have ended as well."""
+        """Ids of all workers, also of those that are still starting, and of those that have ended."""
         return [worker.worker_id for worker in self.worker_info]
 
     @property
     def running_worker_ids(self) -> list[str]:
-        """Ids of the workers that are there, whether they have a task or not."""
+        """Ids of the workers that have joined and not ended, whether they have a task or not."""
         return self._ask(lambda reader: reader.worker_ids())
 
     @property
@@ -274,7 +275,7 @@ class NetworkView:
 
     @property
     def killed_worker_ids(self) -> list[str]:
-        """Ids of the workers that were killed by `stop_workers`."""
+        """Ids of the workers that were killed: by `stop_workers`, or to end their task."""
         return self._ask(lambda reader: reader.ended_worker_ids(KILLED))
 
     @property
@@ -284,12 +285,12 @@ class NetworkView:
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are and were."""
+        """How many workers there are, were, and are starting."""
         return len(self.worker_ids)
 
     @property
     def n_running_workers(self) -> int:
-        """How many workers are there."""
+        """How many workers have joined and not ended."""
         return len(self.running_worker_ids)
 
     @property
@@ -299,7 +300,7 @@ class NetworkView:
 
     @property
     def n_killed_workers(self) -> int:
-        """How many workers were killed by `stop_workers`."""
+        """How many workers were killed: by `stop_workers`, or to end their task."""
         return len(self.killed_worker_ids)
 
     @property
@@ -370,6 +371,10 @@ class NetworkView:
     def _another_log_reader(self) -> LogReader:
         """A reader that may wait while others read."""
         raise NotImplementedError
+
+    def _expected_workers(self) -> dict[str, str]:
+        """Workers that are to come, and their agents, as far as is known here."""
+        return {}
 
     def _ask(self, question: Callable[[NetworkReader], _T]) -> _T:
         with self._reader_lock:

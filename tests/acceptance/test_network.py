@@ -64,6 +64,16 @@ def sleep_on_two(x: int) -> dict[str, int]:
     return {"y": x}
 
 
+class BreaksOnArrival:
+    """A loop that cannot be unpickled in a worker."""
+
+    def __call__(self, worker: RushWorker) -> None:
+        """Never called."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
+
+
 def test_the_first_example(rush: Rush) -> None:
     """Two tasks, two workers, a table."""
     rush.start_local_workers(fun=add, n_workers=2)
@@ -137,7 +147,8 @@ def test_a_crash(rush: Rush) -> None:
     assert rush.lost_worker_ids == [row.worker_id] == rush.detect_lost_workers()
     assert rush.detect_lost_workers() == []
     assert rush.restart_workers(row.worker_id) == [row.worker_id]
-    rush.wait_for_workers(2, timeout=DEADLINE_S)
+    rush.wait_for_workers(worker_ids=[row.worker_id], timeout=DEADLINE_S)
+    assert rush.n_running_workers == 2
     assert rush.lost_worker_ids == []
 
 
@@ -153,11 +164,15 @@ def test_a_time_limit(rush: Rush) -> None:
     """Ends the task; the worker goes on, under its id."""
     ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
     keys = rush.push_tasks([{"x": x} for x in range(4)], timeouts=[30, 30, 0.3, 30])
-    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+    seen: set[str] = set()
+    wait_until(lambda: seen.update(rush.worker_states.values()) or rush.n_finished_tasks == 3)
     [row] = rush.fetch_failed_tasks()
     assert row.key == keys[2]
     assert isinstance(row.condition, TaskTimeoutError)
     assert set(rush.fetch_finished_tasks()["worker_id"]) == set(ids)
+    # It was ended for its task, not lost, not even for a moment.
+    assert seen <= {"starting", "idle", "running"}
+    assert rush.detect_lost_workers() == []
 
 
 def test_a_process_for_each_task(rush: Rush) -> None:
@@ -190,6 +205,69 @@ def test_stopping(rush: Rush) -> None:
     assert "Worker was killed" in str(rush.fetch_tasks([key])["condition"][0])
     with pytest.warns(RuntimeWarning, match="no such workers: nobody"):
         rush.stop_workers(worker_ids="nobody")
+
+
+def test_the_states_of_a_worker(rush: Rush, url: str) -> None:
+    """From its start to its end, as its manager sees them, and another one."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    assert rush.worker_states == {ids[0]: "starting"}
+    assert rush.worker_ids == ids
+    assert rush.running_worker_ids == []
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    assert rush.worker_states == {ids[0]: "idle"}
+    [key] = rush.push_tasks([{"x": 2}])
+    wait_until(lambda: rush.worker_states == {ids[0]: "running"})
+    rush.stop_workers()
+    wait_until(lambda: rush.worker_states == {ids[0]: "draining"})
+    with Rush(rush.network_id, url) as other:
+        assert other.worker_states == {ids[0]: "draining"}
+        assert [(worker.n_running, worker.host != "") for worker in other.worker_info] == [(1, True)]
+    # It is at its task, so it has not ended, and can still be killed.
+    assert rush.running_worker_ids == ids
+    rush.stop_workers("kill")
+    wait_until(lambda: rush.worker_states == {ids[0]: "killed"})
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
+    assert [rush.n_workers, rush.n_running_workers, rush.n_killed_workers, rush.n_lost_workers] == [1, 0, 1, 0]
+
+
+def test_the_states_of_a_worker_by_hand(rush: Rush) -> None:
+    """It is asked to end, and says so; it is there as long as whoever made it wants."""
+    with RushWorker(rush.network_id, rush._config.url, "w1", heartbeat_period=0.1) as worker:
+        assert rush.worker_states == {"w1": "idle"}
+        assert not worker.terminated
+        rush.stop_workers("kill")
+        wait_until(lambda: rush.worker_states == {"w1": "draining"})
+        assert worker.terminated
+        assert worker.terminated_on_idle
+    assert rush.worker_states == {"w1": "terminated"}
+    assert rush.n_terminated_workers == 1
+
+
+@pytest.mark.parametrize(("how", "state"), [("terminate", "terminated"), ("kill", "killed")])
+def test_stopping_what_starts(rush: Rush, how: str, state: str) -> None:
+    """Workers that were started a moment ago are stopped as well, and are not taken for lost."""
+    ids = rush.start_local_workers(fun=add, n_workers=2)
+    rush.stop_workers(how)
+    wait_until(lambda: rush.worker_states == dict.fromkeys(ids, state))
+    # Nobody waits for them any more.
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    with pytest.warns(RuntimeWarning, match="no worker is left"):
+        assert not rush.wait_for_tasks(rush.push_tasks([{"x1": 1, "x2": 2}]))
+    rush.restart_workers(ids[0])
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    assert rush.running_worker_ids == [ids[0]]
+
+
+def test_a_worker_that_has_ended_had_joined(rush: Rush) -> None:
+    """Whoever waits for workers does not wait for ever because they were fast; one that could not start is told."""
+    ids = rush.start_local_workers(lambda worker: None, n_workers=1)
+    wait_until(lambda: rush.terminated_worker_ids == ids)
+    rush.wait_for_workers(timeout=0)
+    with pytest.raises(TimeoutError, match="1 more workers"):
+        rush.wait_for_workers(1, timeout=0)
+    broken = rush.start_local_workers(BreaksOnArrival(), n_workers=1)
+    with pytest.raises(RuntimeError, match=f"ended during their start: {broken[0]}"):
+        rush.wait_for_workers(timeout=DEADLINE_S)
 
 
 def test_priorities(rush: Rush) -> None:

@@ -87,6 +87,36 @@ def test_a_worker_waits_for_something_to_do(url: str) -> None:
         rush.reset()
 
 
+def test_workers_that_are_killed_from_afar(url: str) -> None:
+    """Have no successors; a command whose workers have all been stopped, or whose network is reset, ends."""
+    with Rush("afar", url) as rush:
+        rush.set_worker_loop(fun=add)
+        command = run(*worker_command(url, "afar"))
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        one, two = rush.running_worker_ids
+        rush.stop_workers("kill", one)
+        wait_until(lambda: rush.killed_worker_ids == [one])
+        rush.stop_workers(worker_ids=two)
+        end(command)
+        assert rush.worker_states == {one: "killed", two: "terminated"}
+        again = run(*worker_command(url, "afar"))
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        rush.reset()
+        end(again)
+
+
+def test_workers_that_have_nothing_to_run_yet(url: str) -> None:
+    """Are starting, and can be stopped."""
+    with Rush("yet", url) as rush:
+        command = run(*worker_command(url, "yet"))
+        rush.push_tasks([{"x1": 1, "x2": 2}])
+        wait_until(lambda: list(rush.worker_states.values()) == ["starting"] * 2)
+        rush.stop_workers()
+        end(command)
+        assert list(rush.worker_states.values()) == ["terminated"] * 2
+        rush.reset()
+
+
 def test_a_script(url: str, tmp_path: Path) -> None:
     """Run by `sh`, with a hostile name and url; what is secret is in the environment and nowhere else."""
     network_id = "it's-`a`-$(network);\"#&|*?-"
