@@ -84,6 +84,8 @@ class Rush(NetworkView, TaskPusher):
         reconnect_timeout: Seconds that a lost server is waited for.
         heartbeat_period: Seconds between two signs of life of the workers' agents.
         heartbeat_expire: Seconds without one after which workers are taken for lost.
+        large_objects_path: Folder that all machines share under this path. The network keeps values of 256 KiB or more
+            there, and not on the server; all who join it do so, without being told again. By default as the plan says.
 
     Raises:
         ServerError: No server could be found, started or reached.
@@ -99,10 +101,14 @@ class Rush(NetworkView, TaskPusher):
         reconnect_timeout: float = 60.0,
         heartbeat_period: float = 3.0,
         heartbeat_expire: float = 15.0,
+        large_objects_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if network_id is not None:
             check_network_id(network_id)
         plan = rush_config()
+        if large_objects_path is None and plan is not None:
+            large_objects_path = plan.large_objects_path
+        large_objects = _checked_folder(large_objects_path)
         url = url or (plan.url if plan is not None else None) or default_url()
         server: EmbeddedServer | None = None
         if url is None:
@@ -121,15 +127,16 @@ class Rush(NetworkView, TaskPusher):
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,
             )
-            self._connect(config, server)
+            self._connect(config, server, large_objects)
         except BaseException:
             if server is not None:
                 server.stop()
             raise
 
-    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None) -> None:
+    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None, large_objects: str) -> None:
         self.network_id = config.network_id
         self._config = config
+        self._large_objects = large_objects
         self._is_found = False
         self._keys = keys = Keys(config.network_id)
         pool = open_pool(config.url)
@@ -140,7 +147,7 @@ class Rush(NetworkView, TaskPusher):
         self._open_channel = channel
         self._ledger_lock = threading.Lock()
         shared = channel()
-        self._ledger = TaskLedger(shared, keys)
+        self._ledger = TaskLedger(shared, keys, large_objects=large_objects)
         self._watches: list[Watch] = []
         # A server of one's own needs somebody who ends it when this process is killed: an agent without workers does.
         guard = Crew(self._agent_settings(), worker_environment(1, None), server) if server is not None else None
@@ -159,13 +166,13 @@ class Rush(NetworkView, TaskPusher):
 
     def __reduce__(self) -> tuple[Any, ...]:
         config = self._config
-        return _reconnected, (
-            config.network_id,
-            config.url,
-            config.reconnect_timeout_s,
-            config.heartbeat_period_s,
-            config.heartbeat_expire_s,
-        )
+        options = {
+            "reconnect_timeout": config.reconnect_timeout_s,
+            "heartbeat_period": config.heartbeat_period_s,
+            "heartbeat_expire": config.heartbeat_expire_s,
+            "large_objects_path": self._large_objects or None,
+        }
+        return _reconnected, (config.network_id, config.url, options)
 
     def __enter__(self) -> Self:
         return self
@@ -666,8 +673,18 @@ def _checked_number(n_workers: int | None) -> int:
     return n_workers
 
 
-def _reconnected(network_id: str, url: str, reconnect_s: float, period_s: float, expire_s: float) -> Rush:
-    return Rush(network_id, url, reconnect_timeout=reconnect_s, heartbeat_period=period_s, heartbeat_expire=expire_s)
+def _checked_folder(path: str | os.PathLike[str] | None) -> str:
+    if path is None:
+        return ""
+    # Not `resolve`: what is a link here may be something else elsewhere.
+    folder = os.path.abspath(os.fspath(path))  # noqa: PTH100
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise ValueError(f"large_objects_path must be a folder that is there: {folder!r} is none")
+    return folder
+
+
+def _reconnected(network_id: str, url: str, options: dict[str, Any]) -> Rush:
+    return Rush(network_id, url, **options)
 
 
 def _close_all(crews: list[Crew], watches: list[Watch], guard: Crew | None, pool: Any) -> None:

@@ -2,7 +2,7 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
+| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks), `large_objects` (folder for blobs); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
 | `client_ids` | set | clients that have joined | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
@@ -29,7 +29,7 @@
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
 | `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; has a TTL |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
-| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it; reset |
+| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ...; or `file`, its path | TTL until linked; then as its task, or the client that reads it; reset |
 
 All keys of a network carry one hash tag, so that a network lives in one slot of a cluster.
 """

@@ -94,6 +94,7 @@ class Seat:
             WorkerGone: The agent has not announced this worker, or has taken it off the lists.
         """
         self.tasks.found()
+        self.ledger.folder = self.tasks.folder
         self.ledger.register(agent_id, socket.gethostname(), os.getpid())
         self.slot.set_ready()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, worker_loop_process
+from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, rush_plan, worker_loop_process
 from rush_executor.errors import TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor.testing import temporary_server
 
@@ -514,6 +514,47 @@ def test_large_values(rush: Rush) -> None:
     done = rush.push_finished_tasks([{"a": b"y" * 1_000_000}], [{"b": b"z" * 1_000_000}])
     [row] = rush.fetch_tasks(done)
     assert (len(row.xs["a"]), len(row.ys["b"])) == (1_000_000, 1_000_000)
+
+
+def test_large_values_in_a_folder(url: str, tmp_path: Path) -> None:
+    """Inputs, results and what a loop is given go through files, whoever writes them; reset leaves none."""
+    weights = b"w" * 1_000_000
+    with Rush("folder", url, large_objects_path=tmp_path) as rush, Rush("folder", url) as other:
+        rush.start_local_workers(
+            fun=lambda data, weights: {"both": data + weights}, constants={"weights": weights}, n_workers=1
+        )
+        keys = other.push_tasks([{"data": b"x" * 1_000_000}])
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+        assert other.fetch_finished_tasks()["both"] == [b"x" * 1_000_000 + weights]
+        sizes = sorted(file.stat().st_size for file in tmp_path.glob("*/*"))
+        assert [round(size / 1e6) for size in sizes] == [1, 1, 2]
+        with pickle.loads(pickle.dumps(rush)) as copy:
+            assert copy.fetch_finished_tasks()["data"] == [b"x" * 1_000_000]
+        rush.reset()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="must be a folder that is there"):
+        Rush("folder", url, large_objects_path=tmp_path / "nothing")
+    with rush_plan(1, url, large_objects_path=str(tmp_path)), Rush("planned") as rush:
+        rush.push_tasks([{"data": b"x" * 1_000_000}])
+        assert len(list(tmp_path.glob("*/*"))) == 1
+        rush.reset()
+
+
+def test_inputs_that_cannot_be_read(rush: Rush, tmp_path: Path) -> None:
+    """Fail their task, not the worker that takes it: not in a loop of one's own either."""
+    bad, good = rush.push_tasks([{"x": BreaksOnArrival()}, {"x": 2}])
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        task = worker.pop_task(0)
+        assert task is not None
+        assert task.key == good
+        assert rush.is_failed_task(bad)
+        assert worker.pop_task(0) is None
+        worker.finish_tasks(good, {"y": 4})
+    rush.start_local_workers(fun=lambda x: {"y": x}, n_workers=1)
+    [again] = rush.push_tasks([{"x": BreaksOnArrival()}])
+    assert rush.wait_for_tasks(again, timeout=DEADLINE_S)
+    assert rush.n_failed_tasks == 2
+    assert rush.n_lost_workers == 0
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

@@ -96,7 +96,7 @@ def test_sent_twice(rig: Rig, ledger: TaskLedger, worker: WorkerLedger) -> None:
     [clear, *_] = [packets for packets in channel.sent if b"cleared_tasks" in packets[0]]  # type: ignore[attr-defined]
     ledger.create("queued", [KeptTask("new", b"xs")])
     before = rig.dump()
-    assert rig.send_again(clear) == [[1]]
+    assert rig.send_again(clear) == [[[1]]]
     assert rig.dump() == before
 
 
