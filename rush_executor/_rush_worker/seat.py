@@ -55,7 +55,7 @@ class Seat:
         self.pool = open_pool(config.url)
         self.channel = self.open_channel()
         self.lock = threading.Lock()
-        self.codec = RowCodec(config.network_id, config.secret)
+        self.codec = RowCodec(config.network_id, config.secret, is_worker=True)
         self.ledger = WorkerLedger(self.channel, self.keys, worker_id, epoch, keeps=True)
         self.tasks = TaskLedger(self.channel, self.keys)
         self.reader = NetworkReader(self.channel, self.keys)

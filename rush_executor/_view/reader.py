@@ -23,10 +23,12 @@ from rush_executor._view.conditions import condition_of
 from rush_executor._view.logs import STREAMS, Levels, follow_log, print_log, read_log
 from rush_executor._view.rows import TaskRow, TaskRows
 from rush_executor._view.table import TaskTable
+from rush_executor.errors import PayloadError
 
 __all__ = ["NetworkView"]
 
 _T = TypeVar("_T")
+_Row = dict[str, Any]
 
 
 class NetworkView:
@@ -463,29 +465,15 @@ class NetworkView:
         return [read[key] for key in keys if key in read]
 
     def _row(self, record: Record) -> TaskRow:
-        decode, key = self._codec.decode, record.task_id
-        payload = record.payload
-        if record.blob_id:
-            payload = self._blob(record.blob_id)
-        # An executor's task is a call: nothing that could be shown as a row.
-        xs: Any = decode(XS, key, payload) if payload and not record.is_call else {}
-        if isinstance(xs, tuple):
-            xs = xs[0]
-        ys: dict[str, Any] = {}
-        condition: BaseException | None = None
-        if record.outcome:
-            tag, body = record.outcome[:1], record.outcome[1:]
-            if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
-                tag, body = (FINISHED_TAG if tag == FINISHED_BLOB_TAG else FAILED_TAG), self._blob(body.decode())
-            if tag == FINISHED_TAG:
-                ys = decode(YS, key, body)
-            else:
-                condition = condition_of(self._codec, key, tag, body)
-        extra: dict[str, Any] = decode(EXTRA, key, record.extra) if record.extra else {}
-        if record.more:
-            extra |= decode(EXTRA, key, record.more)
+        try:
+            xs, (ys, condition), extra = self._xs(record), self._outcome(record), self._extra(record)
+        except PayloadError as error:
+            if error.__cause__ is None:
+                # It does not verify. That is no matter of this row: probably nothing of this network can be read here.
+                raise
+            xs, ys, condition, extra = self._readable(record, error)
         return TaskRow(
-            key,
+            record.task_id,
             record.state,
             xs,
             ys,
@@ -498,8 +486,43 @@ class NetworkView:
             record.attempt,
         )
 
+    def _readable(self, record: Record, error: PayloadError) -> tuple[_Row, _Row, BaseException | None, _Row]:
+        """What can be read of a row where not all can: a module is not there, say, or a file."""
+        parts: list[Any] = [{}, ({}, None), {}]
+        for i, read in enumerate((self._xs, self._outcome, self._extra)):
+            with contextlib.suppress(PayloadError):
+                parts[i] = read(record)
+        xs, (ys, condition), extra = parts
+        return xs, ys, condition or error, extra
+
+    def _xs(self, record: Record) -> _Row:
+        # An executor's task is a call: nothing that could be shown as a row.
+        if record.is_call or not (record.payload or record.blob_id):
+            return {}
+        payload = self._blob(record.blob_id) if record.blob_id else record.payload
+        content: _Row | tuple[_Row, int] = self._codec.decode(XS, record.task_id, payload)
+        return content[0] if isinstance(content, tuple) else content
+
+    def _outcome(self, record: Record) -> tuple[_Row, BaseException | None]:
+        if not record.outcome:
+            return {}, None
+        key, tag, body = record.task_id, record.outcome[:1], record.outcome[1:]
+        if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
+            tag, body = (FINISHED_TAG if tag == FINISHED_BLOB_TAG else FAILED_TAG), self._blob(body.decode())
+        if tag != FINISHED_TAG:
+            return {}, condition_of(self._codec, key, tag, body)
+        return self._codec.decode_result(key, body) if record.is_call else (self._codec.decode(YS, key, body), None)
+
+    def _extra(self, record: Record) -> _Row:
+        decode, key = self._codec.decode, record.task_id
+        extra: _Row = decode(EXTRA, key, record.extra) if record.extra else {}
+        return extra | decode(EXTRA, key, record.more) if record.more else extra
+
     def _blob(self, blob_id: str) -> bytes:
-        return self._ask(lambda reader: reader.read_blob(blob_id))
+        try:
+            return self._ask(lambda reader: reader.read_blob(blob_id))
+        except KeyError as error:
+            raise PayloadError("a large value is gone from the server") from error
 
 
 def _select(table: TaskTable, fields: Iterable[str] | None) -> TaskTable:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, rush_plan, worker_loop_process
-from rush_executor.errors import TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor.testing import temporary_server
 
 DEADLINE_S = 60.0
@@ -403,6 +403,22 @@ def test_a_network_of_an_executor(url: str) -> None:
         rush.reset()
 
 
+@pytest.mark.parametrize("secret", [None, "word"])
+def test_a_durable_network_of_an_executor(url: str, secret: str | None) -> None:
+    """What calls have returned is there to be looked at, as a column; how they failed as ever."""
+    with RushExecutor(1, url=url, network_id="night", durable=True, secret=secret) as executor:
+        futures = [executor.submit(pow, 2, n) for n in range(3)]
+        futures += [executor.submit(int, "x"), executor.submit(bytes, 500_000)]
+        assert list(executor.map(abs, [-1, -2], chunksize=2)) == [1, 2]
+        with executor.network as rush:
+            assert rush.wait_for_tasks([future.task_id for future in futures], timeout=DEADLINE_S)
+            table = rush.fetch_finished_tasks()
+            assert table["result"] == [1, 2, 4, bytes(500_000), [1, 2]]
+            assert table.keys[:3] == [future.task_id for future in futures[:3]]
+            assert [str(error) for error in rush.fetch_failed_tasks()["condition"]] == [str(futures[3].exception())]
+            rush.reset()
+
+
 def test_reset(rush: Rush, url: str) -> None:
     """Deletes this network's keys alone, also of one with an odd name."""
     with Rush("od*d[name]?", url) as odd, Rush("other", url) as other:
@@ -555,6 +571,23 @@ def test_inputs_that_cannot_be_read(rush: Rush, tmp_path: Path) -> None:
     assert rush.wait_for_tasks(again, timeout=DEADLINE_S)
     assert rush.n_failed_tasks == 2
     assert rush.n_lost_workers == 0
+    for row in rush.fetch_failed_tasks():
+        assert isinstance(row.condition, PayloadError)
+        assert "cannot be unpickled in the worker" in str(row.condition)
+
+
+def test_values_that_cannot_be_read_here(rush: Rush) -> None:
+    """Are missing in their row, which says why; the other rows are whole, and so is what else is in this one."""
+    keys = rush.push_finished_tasks(
+        [{"x": 1}, {"x": 2}, {"x": BreaksOnArrival()}],
+        [{"y": 1}, {"y": BreaksOnArrival()}, {"y": 3}],
+        extra=[{"e": 1}, {"e": 2}, {"e": 3}],
+    )
+    table = rush.fetch_finished_tasks()
+    assert table.keys == keys
+    assert [table["x"], table["y"], table["e"]] == [[1, 2, None], [1, None, 3], [1, 2, 3]]
+    assert [type(condition) for condition in table["condition"]] == [type(None), PayloadError, PayloadError]
+    assert f"ys of task {keys[1]} cannot be unpickled" in str(table["condition"][1])
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
