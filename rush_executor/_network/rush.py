@@ -202,7 +202,7 @@ class Rush(NetworkView, TaskPusher):
         constants: Mapping[str, Any] | None = None,
         n_workers: int | None = None,
         log_levels: Levels = None,
-        buffer_size: int = 100,
+        buffer_size: int | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
@@ -215,8 +215,10 @@ class Rush(NetworkView, TaskPusher):
             constants: What is the same for all tasks.
             n_workers: By default as many as the plan says (`rush_plan`), or one per CPU.
             log_levels: Levels that loggers are to have in the workers: one for all, or by name, ``{"mylib": "DEBUG"}``.
-                By default they are as Python has them. What is logged, and printed, is kept: see `read_log`.
+                By default as the plan says, or as Python has them. What is logged, and printed, is kept: see
+                `read_log`.
             buffer_size: Records that a worker collects before it sends them; errors, and a second, send them earlier.
+                By default as the plan says, or 100.
             output_dir: Folder for files with what workers print, ``<worker>.out`` and ``<worker>.err``.
             **kwargs: Arguments of `worker_loop`.
 
@@ -295,7 +297,7 @@ class Rush(NetworkView, TaskPusher):
         fun: Callable[..., Any] | None = None,
         constants: Mapping[str, Any] | None = None,
         log_levels: Levels = None,
-        buffer_size: int = 100,
+        buffer_size: int | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -321,13 +323,15 @@ class Rush(NetworkView, TaskPusher):
         Args:
             n: So many, which are there at the same time.
             worker_ids: These; by default those that this object has started. They may have ended meanwhile.
-            timeout: Seconds; 0 looks once, None waits for ever.
+            timeout: Seconds; 0 looks once. By default as long as the plan says, or for ever.
 
         Raises:
             TimeoutError: They had not joined in time.
             RuntimeError: Some of them were lost before they had joined.
         """
         wanted = set(self._last_crew_of if n is None and worker_ids is None else worker_ids or ())
+        if timeout is None and (plan := rush_config()) is not None:
+            timeout = plan.start_worker_timeout
         end_at = None if timeout is None else time.monotonic() + timeout
         while True:
             workers = {worker.worker_id: worker for worker in self.worker_info}
@@ -654,10 +658,14 @@ class Rush(NetworkView, TaskPusher):
         self._watch()
 
 
-def _log_settings(levels: Levels, buffer_size: int, output_dir: str | os.PathLike[str] | None) -> LogSettings:
+def _log_settings(levels: Levels, buffer_size: int | None, output_dir: str | os.PathLike[str] | None) -> LogSettings:
+    plan = rush_config()
+    if plan is not None:
+        levels = plan.log_levels if levels is None else levels
+        buffer_size = plan.buffer_size if buffer_size is None else buffer_size
     return LogSettings(
         levels=log_level_numbers(levels),
-        buffer_size=buffer_size,
+        buffer_size=LogSettings.buffer_size if buffer_size is None else buffer_size,
         output_dir=None if output_dir is None else os.path.abspath(output_dir),  # noqa: PTH100 - text
     )
 

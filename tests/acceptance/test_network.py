@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import random
 import signal
 import time
 import warnings
@@ -15,7 +16,16 @@ from typing import Any
 
 import pytest
 
-from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, rush_plan, worker_loop_process
+from rush_executor import (
+    Rush,
+    RushError,
+    RushExecutor,
+    RushWorker,
+    rsh,
+    rush_plan,
+    with_rng_state,
+    worker_loop_process,
+)
 from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor.testing import temporary_server
 
@@ -590,17 +600,44 @@ def test_values_that_cannot_be_read_here(rush: Rush) -> None:
     assert f"ys of task {keys[1]} cannot be unpickled" in str(table["condition"][1])
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_seeds(rush: Rush, n_workers: int) -> None:
-    """The same numbers for a seed, whoever runs what."""
-    import random
+def draw(x: int, folder: Path) -> dict[str, list[float]]:
+    """Some numbers; of every tenth task the first worker is killed when it has drawn half of them."""
+    import numpy as np
 
-    rush.start_local_workers(fun=lambda x: {"y": random.random()}, n_workers=n_workers)
-    keys = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
-    again = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
-    assert rush.wait_for_tasks(keys + again, timeout=DEADLINE_S)
-    assert rush.fetch_tasks(keys)["y"] == rush.fetch_tasks(again)["y"]
-    assert len(set(rush.fetch_tasks(keys)["y"])) == 20
+    numbers = [random.random(), np.random.random()]  # noqa: NPY002 - the one that is seeded
+    mark = folder / str(x)
+    if x % 10 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"y": [*numbers, random.gauss(0, 1), np.random.normal()]}  # noqa: NPY002
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_seeds(rush: Rush, n_workers: int, tmp_path: Path) -> None:
+    """The same numbers for a seed, whoever runs what, in whatever order, at the first attempt or at the second."""
+    xss = [{"x": x} for x in range(20)]
+    for x in range(20):
+        (tmp_path / str(x)).touch()
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        by_hand = rush.push_tasks(xss, seeds=123)
+        while (task := worker.pop_task(0)) is not None:
+            with with_rng_state(task.seed):
+                worker.finish_tasks(task.key, draw(**task.xs, folder=tmp_path))
+    expected = rush.fetch_tasks(by_hand)["y"]
+    assert len({tuple(numbers) for numbers in expected}) == 20
+    for x in range(0, 20, 10):
+        (tmp_path / str(x)).unlink()
+    ids = rush.start_local_workers(fun=draw, constants={"folder": tmp_path}, n_workers=n_workers)
+    keys = rush.push_priority_tasks(xss, list(range(20)), seeds=123, max_retries=1)
+    for _ in range(2):
+        # Each kill takes a worker, and nobody but us starts another.
+        wait_until(lambda: rush.n_lost_workers or rush.n_finished_tasks == 40)
+        rush.detect_lost_workers(restart_workers=True)
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert rush.fetch_tasks(keys)["y"] == expected
+    # Others were claimed along with one that killed its worker, and not started.
+    assert all(row.attempts > 1 for row in rush.fetch_tasks(keys[::10]))
+    assert set(rush.fetch_tasks(keys)["worker_id"]) <= set(ids)
 
 
 def tell(x: int) -> dict[str, int]:
@@ -646,7 +683,6 @@ def test_a_loop_that_fails(rush: Rush) -> None:
 
 def test_another_seed(rush: Rush) -> None:
     """A task that is retried with the next seed draws other numbers, whatever the size of its inputs."""
-    import random
 
     def draw(data: bytes) -> dict[str, float]:
         raise ValueError(random.random())
