@@ -24,6 +24,7 @@ from rush_executor import (
     rsh,
     rush_plan,
     with_rng_state,
+    worker_loop_default,
     worker_loop_process,
 )
 from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError, WorkerLostError
@@ -337,6 +338,37 @@ def test_new_tasks(rush: Rush) -> None:
     more = rush.push_finished_tasks([{"x": 1}], [{"y": 1}])
     assert [row.key for row in rush.iter_new_tasks(timeout=0.05)] == more
     assert rush.fetch_finished_tasks().keys == keys + more
+
+
+def test_reset_cache(rush: Rush) -> None:
+    """What was read is forgotten: all of it is read, and new, once more."""
+    keys = rush.push_finished_tasks([{"x": 1}] * 2, [{"y": [1]}] * 2)
+    first = rush.fetch_new_tasks()
+    first["y"][0].append(2)
+    assert rush.fetch_finished_tasks()["y"] == [[1, 2], [1]]
+    rush.reset_cache()
+    assert rush.fetch_new_tasks()["y"] == [[1], [1]]
+    assert rush.fetch_new_tasks().keys == []
+    assert rush.fetch_finished_tasks().keys == keys
+
+
+def test_names_of_before(rush: Rush, url: str) -> None:
+    """Work still; and a loop of one's own may end in the built-in one."""
+    one, two, three = rush.push_tasks([{"x": 1}, {"x": 2}, {"x": 3}])
+    with RushWorker(rush.network_id, url) as worker:
+        assert [task.key for _ in range(2) if (task := worker.pop_task())] == [one, two]
+        assert worker.push_results(one, [{"y": 1}]) == [one]
+        assert worker.push_failed([two], "it was so") == [two]
+
+    def loop(worker: RushWorker) -> None:
+        worker.finish_tasks(worker.push_running_tasks([{"x": 0}]), {"y": 0})
+        worker_loop_default(worker, lambda x: {"y": -x})
+
+    rush.start_local_workers(loop, n_workers=1)
+    assert rush.wait_for_tasks(three, timeout=DEADLINE_S)
+    assert rush.fetch_finished_tasks()["y"] == [1, 0, -3]
+    assert rush.failed_tasks == [two]
+    assert [str(row.condition) for row in rush.fetch_failed_tasks()] == ["it was so"]
 
 
 def test_waiting_wakes_on_an_event(rush: Rush) -> None:
