@@ -62,7 +62,7 @@ METHODS: Final = (
     Method("`$reset_cache()`", ("Rush.reset_cache",)),
     Method("`$wait_for_tasks()`", ("Rush.wait_for_tasks",), "returns whether all have ended"),
     Method("`$empty_queue()`", ("Rush.empty_queue",)),
-    Method("`$reset()`, `$reset_data()`", ("Rush.reset",), "this network's keys alone"),
+    Method("`$reset()`, `$reset_data()`", ("Rush.reset", "Rush.reset_data"), "this network's keys alone"),
     Method("`$read_log()`, `$print_log()`", ("Rush.read_log", "Rush.print_log", "Rush.follow_log")),
     Method("`$worker_info`, `$worker_states`", ("Rush.worker_info", "Rush.worker_states")),
     Method("`$worker_ids`", ("Rush.worker_ids", "Rush.n_workers")),

@@ -39,7 +39,7 @@ from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, TERMINATE, TIMEOUT_TAG, Loss
 from rush_executor._protocol.slots import Slot
-from rush_executor._protocol.states import KILLED, LOST, TERMINATED
+from rush_executor._protocol.states import KILLED, LOST, STARTING, TERMINATED
 from rush_executor.errors import NetworkLostError
 
 __all__ = ["EXIT_SERVER_LOST", "LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
@@ -159,6 +159,9 @@ class Supervisor:
         # Workers to be started under ids of their own, and those that were told to end now.
         self._unstarted = list(settings.worker_ids)
         self._killed: set[str] = set()
+        # Those that were asked to end when they have finished their task, and of which of them others know that.
+        self._asked: set[str] = set()
+        self._draining: set[str] = set()
         # How many have done what they were started for, in a network that keeps its tasks: they need no successor.
         self._n_done = 0
         self._wakeup_w = -1
@@ -244,6 +247,7 @@ class Supervisor:
         if rings.has_expired or now >= self._look_at:
             self._reaper.look()
             self._look_at = now + config.heartbeat_period_s
+        self._tell_draining()
         due_at = min(self._end_overdue(), self._end_wanted())
         return min(due_at, self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
 
@@ -253,17 +257,33 @@ class Supervisor:
         stops = [wish for wish in wishes if wish.startswith((TERMINATE, KILL))]
         for wish in stops:
             how, _, worker_id = wish.partition(":")
-            for worker in self._workers.values():
-                if worker.worker_id == worker_id and how == KILL:
-                    self._killed.add(worker_id)
-                    kill(worker.pid)
-                elif worker.worker_id == worker_id:
-                    os.kill(worker.pid, signal.SIGTERM)
-            if worker_id in self._unstarted:
-                self._unstarted.remove(worker_id)
+            self._stop_worker(worker_id, how)
         if stops:
             self._ledger.forget_ends(stops)
         self._wanted_ends |= dict.fromkeys(set(wishes) - set(stops), now + _LOOK_FOR_TASK_S)
+
+    def _stop_worker(self, worker_id: str, how: str) -> None:
+        for worker in self._workers.values():
+            if worker.worker_id == worker_id and how == KILL:
+                self._killed.add(worker_id)
+                kill(worker.pid)
+            elif worker.worker_id == worker_id:
+                self._asked.add(worker_id)
+                os.kill(worker.pid, signal.SIGTERM)
+        if worker_id in self._unstarted:
+            # It ends before it has begun.
+            self._ledger.announce_worker(worker_id)
+            self._unstarted.remove(worker_id)
+            loss = Loss(worker_id, self._host, 0, None, "was not started any more")
+            self._losses.append((loss, "", LOST_TAG, KILLED if how == KILL else TERMINATED))
+
+    def _tell_draining(self) -> None:
+        """Tells who has been asked to end: that may take as long as a task does."""
+        here = {worker.worker_id for worker in self._workers.values()}
+        new = (here if self._is_leaving else here & self._asked) - self._draining
+        if new:
+            self._ledger.drain(new)
+            self._draining |= new
 
     def _end_overdue(self) -> float:
         """Ends tasks that have exceeded their time limit; returns when the next one will have."""
@@ -347,6 +367,9 @@ class Supervisor:
         return math.inf
 
     def _fill_up(self) -> None:
+        if not self._has_work():
+            self._is_leaving = True
+            return
         network = self._network
         if network is None or network.is_broken:
             return
@@ -382,8 +405,12 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._when_ready()
         self._when_ready = _nothing
-        if not self._workers and (self._settings.worker_ids or self._n_done):
-            self._is_leaving = True
+
+    def _has_work(self) -> bool:
+        """Whether a worker is there or to be started, as far as is known; there may be none at all from the start."""
+        if self._workers or self._unstarted or not (self._settings.worker_ids or self._n_done):
+            return True
+        return self._settings.n_workers > self._n_done
 
     def _is_short(self) -> bool:
         """Whether a worker is to be started."""
@@ -418,8 +445,11 @@ class Supervisor:
                 # It broke while it handled its tasks, not while it ran one. Charging all that it held is hard on most
                 # of them; charging none would have it break over the same task for ever.
                 guilty = CHARGE_ALL
-            if not worker.slot.is_ready() and worker.pid not in self._leaving_pids:
-                self._note_failed_start(exitcode)
+            was_wanted = (
+                self._is_leaving or worker.pid in self._leaving_pids or worker.worker_id in self._killed | self._asked
+            )
+            if not worker.slot.is_ready():
+                self._note_failed_start(exitcode, was_wanted=was_wanted)
             task_id, tag, timeout_s = self._verdicts.pop(worker.pid, ("", LOST_TAG, 0.0))
             loss = Loss(
                 worker.worker_id,
@@ -430,11 +460,13 @@ class Supervisor:
                 timeout_s,
                 self._relay.finish(worker.stderr),
             )
-            self._losses.append((loss, task_id or guilty, tag, self._how_ended(worker, exitcode)))
-            if self._settings.worker_ids and task_id:
-                # Killed for its task, not by its own fault: it goes on with the next.
+            how = self._how_ended(worker, exitcode, for_task=task_id)
+            if how == KILLED and not task_id:
+                tag = KILLED_TAG
+            self._losses.append((loss, task_id or guilty, tag, how))
+            if how == STARTING:
                 self._unstarted.append(worker.worker_id)
-            if exitcode == 0 and self._network is not None and self._network.keeps:
+            if (was_wanted or how == TERMINATED) and self._network is not None and self._network.keeps:
                 self._n_done += 1
             self._ready_pids.discard(worker.pid)
             self._leaving_pids.discard(worker.pid)
@@ -442,26 +474,35 @@ class Supervisor:
                 # It left by itself: recycled, or the network is not what it was.
                 self._network_at = 0.0
 
-    def _note_failed_start(self, exitcode: int) -> None:
+    def _note_failed_start(self, exitcode: int, *, was_wanted: bool) -> None:
         if exitcode == self._initializer_exit:
             self._n_failed_starts = _MOST_FAILED_STARTS
-        elif exitcode != 0 and not self._is_leaving:
+        elif exitcode != 0 and not was_wanted:
             self._n_failed_starts += 1
             self._last_failed_start = describe_exit(exitcode)
 
-    def _how_ended(self, worker: WorkerProcess, exitcode: int) -> str:
-        if worker.worker_id in self._killed:
-            self._killed.discard(worker.worker_id)
+    def _how_ended(self, worker: WorkerProcess, exitcode: int, *, for_task: str = "") -> str:
+        """What the worker is from now on; `for_task` is the task for which it was killed."""
+        worker_id = worker.worker_id
+        was_asked = self._is_leaving or worker.pid in self._leaving_pids or worker_id in self._asked
+        was_killed = worker_id in self._killed
+        for ids in (self._killed, self._asked, self._draining):
+            ids.discard(worker_id)
+        if was_killed:
             return KILLED
+        if for_task and not was_asked:
+            # Not by its own fault: it goes on with the next task, or another worker does in its place.
+            return STARTING if self._settings.worker_ids else KILLED
+        if for_task:
+            return TERMINATED
         # One that has not begun yet has no handler for the signal that asks it to leave.
-        has_left = exitcode == 0 or (worker.pid in self._leaving_pids and exitcode == -signal.SIGTERM)
-        return TERMINATED if has_left else LOST
+        return TERMINATED if exitcode == 0 or (was_asked and exitcode == -signal.SIGTERM) else LOST
 
     def _report_losses(self) -> None:
         """Tells the ledger of workers that ended; what cannot be told now is kept for the next step."""
         while self._losses:
             loss, guilty, tag, how = self._losses[0]
-            self._ledger.lose_worker(loss, guilty, KILLED_TAG if how == KILLED else tag, how=how)
+            self._ledger.lose_worker(loss, guilty, tag, how=how)
             del self._losses[0]
         if (
             self._last_failed_start
@@ -523,7 +564,9 @@ class Supervisor:
                 exitcode = os.waitstatus_to_exitcode(status)
                 loss = Loss(worker.worker_id, self._host, worker.pid, exitcode, describe_exit(exitcode))
                 # Killed, it was running something: on a shared network that may be a task of others, which goes on.
-                self._losses.append((loss, worker.slot.current(), LOST_TAG, self._how_ended(worker, exitcode)))
+                how = self._how_ended(worker, exitcode)
+                tag = KILLED_TAG if how == KILLED else LOST_TAG
+                self._losses.append((loss, worker.slot.current(), tag, how))
         self._relay.close(_STDERR_PATIENCE_S)
         if not (self._is_owner_gone and self._settings.server is not None):
             with contextlib.suppress(NetworkLostError):

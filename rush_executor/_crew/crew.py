@@ -78,6 +78,11 @@ class Crew:
         if settings is not None:
             self._start_agent(settings)
 
+    @property
+    def agent_id(self) -> str:
+        """The agent; empty for none."""
+        return self._settings.agent_id if self._settings is not None else ""
+
     def has_workers(self) -> bool:
         """Whether there are any to be kept."""
         return self._settings is not None

@@ -99,6 +99,11 @@ class AgentLedger:
             pack(("SADD", k.agent_ids, self._agent_id)),
         )
 
+    def drain(self, worker_ids: Iterable[str]) -> None:
+        """Says that these workers were asked to end."""
+        k = self._keys
+        self._channel.call(evalsha("drain_workers", (k.worker_ids,), [k.worker(), *worker_ids]))
+
     def lose_worker(self, loss: Loss, guilty: str, tag: bytes = LOST_TAG, *, how: str = LOST) -> tuple[int, int]:
         """Puts right what a worker held that has ended.
 
@@ -106,7 +111,8 @@ class AgentLedger:
             loss: How it ended.
             guilty: The task that it was running, which is charged with an attempt; empty for none; `CHARGE_ALL`.
             tag: `TIMEOUT_TAG` or `KILLED_TAG` when the worker was killed to end the guilty task: it is not run again.
-            how: What the worker is from now on, where the network keeps its tasks.
+            how: What the worker is from now on, where the network keeps its tasks; `STARTING` for one that is started
+                again at once.
 
         Returns:
             How many tasks were queued again, and how many failed.
@@ -248,6 +254,8 @@ def _lose_worker(
 ) -> tuple[int, int]:
     k, worker_id = keys, loss.worker_id
     ended = {TERMINATED: k.terminated_worker_ids, KILLED: k.killed_worker_ids, LOST: k.lost_worker_ids}
+    # Where it is put, if it is put anywhere.
+    ended_ids = ended.get(how, k.lost_worker_ids)
     command = evalsha(
         "lose_worker",
         (
@@ -263,7 +271,7 @@ def _lose_worker(
             k.ends,
             k.worker_queue(worker_id),
             k.worker_bell(worker_id),
-            ended[how],
+            ended_ids,
             k.client_ids,
         ),
         [

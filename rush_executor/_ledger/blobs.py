@@ -1,4 +1,4 @@
-"""Payloads too large for one record: kept in chunks, in a key of their own.
+"""Payloads too large for one record: kept in chunks, in a key of their own, or in a file whose path stands there.
 
 A Redis string ends at 512 MB, and what passes through Lua is copied there; so a large payload travels beside the
 scripts. Chunks are fields of a hash, so writing one twice does no harm. Until a transition links the blob to a task it
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rush_executor._ledger.connection import Channel
+from rush_executor._ledger.folder import Folder, read_file
 from rush_executor._ledger.scripts import pack
 from rush_executor._protocol.keys import Keys
 
@@ -32,9 +33,19 @@ LARGE_PAYLOAD: Final = 256 * 1024
 CHUNK_SIZE: Final = 16 * 1024 * 1024
 # How long a blob may wait for the transition that links it.
 _UNLINKED_MS: Final = 3_600_000
+# The field that holds a path, in place of the chunks' numbers.
+_FILE: Final = "file"
 
 
-def write_blob(channel: Channel, keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE) -> None:
+def write_blob(
+    channel: Channel,
+    keys: Keys,
+    blob_id: str,
+    payload: bytes,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+    folder: Folder | None = None,
+) -> None:
     """Writes a payload in chunks, with a TTL.
 
     Args:
@@ -43,15 +54,20 @@ def write_blob(channel: Channel, keys: Keys, blob_id: str, payload: bytes, *, ch
         blob_id: Its name.
         payload: Any size.
         chunk_size: Bytes per chunk; tests set it low.
+        folder: Where it is to be instead, if it can be.
     """
-    for commands in blob_commands(keys, blob_id, payload, chunk_size=chunk_size):
+    for commands in blob_commands(keys, blob_id, payload, chunk_size=chunk_size, folder=folder):
         channel.call(*commands)
 
 
 def blob_commands(
-    keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE
+    keys: Keys, blob_id: str, payload: bytes, *, chunk_size: int = CHUNK_SIZE, folder: Folder | None = None
 ) -> Iterator[tuple[bytes, ...]]:
     """Packs what writes a payload, chunk by chunk; see `write_blob`."""
+    path = folder.write(blob_id, payload) if folder is not None else b""
+    if path:
+        yield pack(("HSET", keys.blob(blob_id), _FILE, path)), pack(("PEXPIRE", keys.blob(blob_id), _UNLINKED_MS))
+        return
     view = memoryview(payload)
     for number, start in enumerate(range(0, len(view), chunk_size)):
         yield from chunk_commands(keys, blob_id, number, view[start : start + chunk_size])
@@ -72,6 +88,7 @@ def read_blob(channel: Channel, keys: Keys, blob_id: str) -> bytes:
 
     Raises:
         KeyError: There is no such blob (any more).
+        PayloadError: It is a file that cannot be read.
     """
     chunks = list(read_chunks(channel, keys, blob_id))
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -82,9 +99,13 @@ def read_chunks(channel: Channel, keys: Keys, blob_id: str) -> Iterator[bytes]:
 
     Raises:
         KeyError: There is no such blob (any more).
+        PayloadError: It is a file that cannot be read.
     """
     key = keys.blob(blob_id)
-    n_chunks = int(channel.call(pack(("HLEN", key)))[0])
+    n_chunks, path = channel.call(pack(("HLEN", key)), pack(("HGET", key, _FILE)))
+    if path is not None:
+        yield from read_file(path)
+        return
     if not n_chunks:
         raise KeyError(blob_id)
     for number in range(n_chunks):

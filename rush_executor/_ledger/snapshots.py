@@ -70,8 +70,8 @@ def read_sections(channel: Channel, keys: Keys) -> Iterator[Section]:
     """
     k = keys
     # How many tasks there are before the sequence: the ranks of all of them are below it.
-    (epoch, kind, restoring), n_tasks, (sequence, on_idle), (seconds, micros) = channel.call(
-        pack(("HMGET", k.network, "epoch", "kind", "restoring")),
+    (epoch, kind, restoring, cleared), n_tasks, (sequence, on_idle), (seconds, micros) = channel.call(
+        pack(("HMGET", k.network, "epoch", "kind", "restoring", "cleared")),
         pack(("LLEN", k.all_tasks)),
         pack(("HMGET", k.network, "sequence", "on_idle")),
         pack(("TIME",)),
@@ -101,7 +101,7 @@ def read_sections(channel: Channel, keys: Keys) -> Iterator[Section]:
     n_finished = channel.call(pack(("LLEN", k.finished_tasks)))[0]
     for first in range(0, n_finished, _IDS):
         yield Section(ORDER, channel.call(pack(("LRANGE", k.finished_tasks, first, first + _IDS - 1)))[0])
-    if channel.call(pack(("HGET", k.network, "epoch")))[0] != epoch:
+    if channel.call(pack(("HMGET", k.network, "epoch", "cleared")))[0] != [epoch, cleared]:
         raise _was_reset(k)
     yield _json_section(END, counts.as_dict())
 

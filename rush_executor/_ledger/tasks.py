@@ -6,11 +6,13 @@ What a worker does with the tasks that it has claimed is in `worker.py`, as for 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, blob_commands, read_blob, write_blob
 from rush_executor._ledger.connection import Channel, WrongKind
+from rush_executor._ledger.folder import Folder
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -27,6 +29,8 @@ _BATCH: Final = 500
 _LATEST: Final = "latest"
 # How long the wish to stop a worker waits for an agent that is away.
 _STOP_MS: Final = 60_000
+# How long a worker may take to learn that its task was cleared: a day, as a client's lease.
+_CLEARED_MS: Final = 86_400_000
 
 
 class KeptTask(NamedTuple):
@@ -59,25 +63,39 @@ class TaskLedger:
     Args:
         channel: A connection; whoever shares it between threads brings a lock.
         keys: Of the network.
+        large_objects: Folder in which the network is to keep what is too large for its records; empty for none.
+
+    Attributes:
+        folder: The one in which it does, once that is known.
     """
 
-    def __init__(self, channel: Channel, keys: Keys) -> None:
+    def __init__(self, channel: Channel, keys: Keys, *, large_objects: str = "") -> None:
         self._channel = channel
         self._keys = keys
         self._epoch = ""
+        self._large_objects = large_objects
+        self.folder: Folder | None = None
 
     def found(self) -> str:
         """Joins the network, or creates it; returns its epoch.
 
         Raises:
             WrongKind: There is one of this name that does not keep its tasks.
-            RushError: It is being restored from a snapshot.
+            RushError: It is being restored from a snapshot, or has another folder.
         """
-        epoch, kind = self._channel.call(evalsha("found_network", (self._keys.network,), [new_id()]))[0]
+        args: list[str | bytes | float] = [new_id(), self._large_objects]
+        epoch, kind, raw = self._channel.call(evalsha("found_network", (self._keys.network,), args))[0]
         if kind == b"restoring":
             raise being_restored(self._keys)
         if kind != b"tasks":
             raise WrongKind("the network does not keep its tasks")
+        root = os.fsdecode(raw)
+        if self._large_objects and root != self._large_objects:
+            raise RushError(
+                f"network {self._keys.network_id!r} keeps its large objects in {root!r}, not in "
+                f"{self._large_objects!r}: leave out large_objects_path"
+            )
+        self.folder = Folder(root, self._keys.network_id) if root else None
         self._epoch = epoch.decode()
         return self._epoch
 
@@ -119,7 +137,7 @@ class TaskLedger:
             if len(task.payload) >= LARGE_PAYLOAD:
                 # A payload that lies elsewhere leaves an empty one here, and its name.
                 blobs = new_id()
-                yield from itertools.chain.from_iterable(blob_commands(k, blobs, task.payload))
+                yield from itertools.chain.from_iterable(blob_commands(k, blobs, task.payload, folder=self.folder))
                 fields = ["payload", b"", "blob", blobs]
             if task.extra:
                 fields += ("extra", task.extra)
@@ -131,7 +149,9 @@ class TaskLedger:
                 tag, blob_tag = (FAILED_TAG, FAILED_BLOB_TAG) if state == FAILED else (FINISHED_TAG, FINISHED_BLOB_TAG)
                 if len(task.outcome) >= LARGE_PAYLOAD:
                     blob_id = new_id()
-                    yield from itertools.chain.from_iterable(blob_commands(k, blob_id, task.outcome))
+                    yield from itertools.chain.from_iterable(
+                        blob_commands(k, blob_id, task.outcome, folder=self.folder)
+                    )
                     blobs += f" {blob_id}"
                     fields += ("outcome", blob_tag + blob_id.encode())
                 else:
@@ -168,7 +188,7 @@ class TaskLedger:
                     args += (task_id, payload, "")
                 else:
                     blob_id = new_id()
-                    write_blob(self._channel, self._keys, blob_id, payload)
+                    write_blob(self._channel, self._keys, blob_id, payload, folder=self.folder)
                     args += (task_id, b"", blob_id)
             queued += self._channel.call(evalsha("retry_tasks", keys, args))[0]
         return [raw.decode() for raw in queued]
@@ -223,7 +243,7 @@ class TaskLedger:
         value: str | bytes = b"=" + body
         if len(body) >= LARGE_PAYLOAD:
             blob_id = new_id()
-            write_blob(self._channel, self._keys, blob_id, body)
+            write_blob(self._channel, self._keys, blob_id, body, folder=self.folder)
             self._channel.call(pack(("PERSIST", self._keys.blob(blob_id))))
             value = f"b{blob_id}"
         self._channel.call(pack(("HSET", key, start_id, value, _LATEST, start_id)))
@@ -246,29 +266,30 @@ class TaskLedger:
             return value[1:]
         return read_blob(self._channel, self._keys, value[1:].decode())
 
-    def stop_worker(self, worker_id: str, how: str) -> bool:
+    def stop_worker(self, worker_id: str, agent_id: str, how: str) -> None:
         """Asks that a worker end.
 
         Args:
-            worker_id: The worker.
+            worker_id: The worker; it may be still to come.
+            agent_id: Its agent, which is told. It may be still to come, too.
             how: `TERMINATE`: when it has finished its task; `KILL`: now.
-
-        Returns:
-            False when there is no such worker (any more).
         """
-        k = self._keys
-        agent: bytes | None = self._channel.call(pack(("HGET", k.worker(worker_id), "agent")))[0]
-        if agent is None or not self._channel.call(pack(("SISMEMBER", k.worker_ids, worker_id)))[0]:
-            return False
-        kills, wish = k.kills(agent.decode()), f"{how}:{worker_id}"
+        kills, wish = self._keys.kills(agent_id), f"{how}:{worker_id}"
         self._channel.call(
             pack(("SADD", kills, wish)), pack(("PEXPIRE", kills, _STOP_MS)), pack(("PUBLISH", kills, wish))
         )
-        return True
+
+    def forget_workers(self, worker_ids: Iterable[str]) -> None:
+        """Takes workers that have ended off the lists: they are about to be started again."""
+        k = self._keys
+        ended = (k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids)
+        for worker_id in worker_ids:
+            self._channel.call(*(pack(("SREM", key, worker_id)) for key in ended), pack(("DEL", k.worker(worker_id))))
 
     def reset(self) -> None:
         """Deletes every key of the network, and no other."""
         pattern = "".join(f"\\{c}" if c in "*?[]^\\" else c for c in self._keys.prefix) + "*"
+        root: bytes | None = self._channel.call(pack(("HGET", self._keys.network, "large_objects")))[0]
         # The record first: whoever comes meanwhile meets no network, and not half of one.
         self._channel.call(pack(("UNLINK", self._keys.network)))
         cursor = b"0"
@@ -277,7 +298,39 @@ class TaskLedger:
             if found:
                 self._channel.call(pack(("UNLINK", *found)))
             if cursor == b"0":
-                return
+                break
+        if root:
+            Folder(os.fsdecode(root), self._keys.network_id).delete_all()
+
+    def clear(self) -> None:
+        """Deletes all tasks, and nothing else; they are gone at once, their records a little later."""
+        k, name = self._keys, new_id()
+        keys = (
+            k.network,
+            k.all_tasks,
+            k.cleared_tasks,
+            k.queued_tasks,
+            k.finished_tasks,
+            k.failed_tasks,
+            k.ends,
+            k.worker_ids,
+        )
+        args: list[str | bytes | float] = [name, k.task(), k.blob(), k.worker_queue(), k.running_tasks(), _CLEARED_MS]
+        while not self._deleting(evalsha("clear_tasks", keys, args)):
+            self._delete_cleared()
+        self._delete_cleared()
+
+    def _delete_cleared(self) -> None:
+        k = self._keys
+        while self._deleting(evalsha("delete_tasks", (k.cleared_tasks,), [k.task(), k.blob(), _BATCH])):
+            pass
+
+    def _deleting(self, command: bytes) -> int:
+        """Calls a script that answers with a number, and the blobs that it has deleted: their files go as well."""
+        number, *blobs = self._channel.call(command)[0]
+        if self.folder is not None:
+            self.folder.delete(raw.decode() for raw in blobs)
+        return int(number)
 
     def _smembers(self, key: str) -> list[bytes]:
         members: list[bytes] = self._channel.call(pack(("SMEMBERS", key)))[0]

@@ -5,15 +5,26 @@ Nothing here changes the ledger.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from rush_executor._ledger.blobs import read_blob
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, RUNNING, TERMINATED
+from rush_executor._protocol.states import (
+    DRAINING,
+    FAILED,
+    FINISHED,
+    IDLE,
+    KILLED,
+    LOST,
+    RUNNING,
+    STARTING,
+    TERMINATED,
+)
 
 __all__ = ["NetworkReader", "NewlyFinished", "Record", "WorkerRecord", "timeout_left"]
 
@@ -62,10 +73,12 @@ class NewlyFinished(NamedTuple):
 
     Attributes:
         n_finished: How many there are in all.
+        made_at: Which creation and clearing of the network they are of: with another one, indexes begin anew.
         records: Those that were read: not necessarily all.
     """
 
     n_finished: int
+    made_at: bytes
     records: list[Record]
 
 
@@ -74,8 +87,9 @@ class WorkerRecord(NamedTuple):
 
     Attributes:
         worker_id: Its id.
-        state: ``running``, ``idle``, or as it ended: ``terminated``, ``killed``, ``lost``.
-        agent_id, host, pid: Who supervises it, and where it is.
+        state: ``starting``, ``idle``, ``running``, ``draining`` (it was asked to end, and is at its last task), or as
+            it ended: ``terminated``, ``killed``, ``lost``.
+        agent_id, host, pid: Who supervises it, and where it is; of one that is starting that is not known yet.
         n_running: How many tasks it holds.
         joined_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet).
         reason: How it ended, for people.
@@ -104,7 +118,7 @@ class NetworkReader:
         self._channel = channel
         self._keys = keys
         self._prefix = keys.task()
-        self._read_keys = (keys.finished_tasks,)
+        self._read_keys = (keys.finished_tasks, keys.network)
 
     def kind(self) -> str | None:
         """``tasks`` for a network that keeps its tasks, ``calls`` for an executor's, None where there is none."""
@@ -133,19 +147,18 @@ class NetworkReader:
         """Ids of all tasks that the network keeps, as they were made."""
         return [raw.decode() for raw in self._channel.call(pack(("LRANGE", self._keys.all_tasks, "0", "-1")))[0]]
 
-    def list_tasks(self, states: Sequence[str], *, first: int = 0) -> list[list[str]]:
-        """Ids of the tasks in each of these states, at one moment.
+    def list_tasks(self, states: Sequence[str], *, first: int = 0) -> tuple[bytes, list[list[str]]]:
+        """Ids of the tasks in each of these states, at one moment; before them, see `NewlyFinished.made_at`.
 
         Args:
             states: Of ``queued``, ``running``, ``finished``, ``failed``.
             first: Index of the first finished task that is asked for.
         """
         k = self._keys
-        keys = (k.queued_tasks, k.finished_tasks, k.failed_tasks, k.worker_ids)
-        lists = self._channel.call(evalsha("list_tasks", keys, [k.worker_queue(), k.running_tasks(), first, *states]))[
-            0
-        ]
-        return [[raw.decode() for raw in ids] for ids in lists]
+        keys = (k.queued_tasks, k.finished_tasks, k.failed_tasks, k.worker_ids, k.network)
+        args: list[str | bytes | float] = [k.worker_queue(), k.running_tasks(), first, *states]
+        made_at, *lists = self._channel.call(evalsha("list_tasks", keys, args))[0]
+        return made_at, [[raw.decode() for raw in ids] for ids in lists]
 
     def read(self, task_ids: Sequence[str]) -> list[Record]:
         """Reads records; tasks that are not there are left out."""
@@ -172,13 +185,15 @@ class NetworkReader:
         """
         return self._newly(self._channel.call(self._finished_command(first))[0])
 
-    def read_more_finished(self, first: int, end: int) -> list[Record]:
+    def read_more_finished(self, first: int, end: int, made_at: bytes) -> list[Record]:
         """Reads the finished tasks from one index to before another, or the first 5,000 of them.
 
-        The server prepares some while others are taken apart here.
+        The server prepares some while others are taken apart here. What is of another creation or clearing of the
+        network than `made_at` is left out.
         """
         commands = [self._finished_command(at) for at in range(first, min(end, first + _MOST_AT_ONCE), _BATCH)]
-        records = [record for reply in self._channel.call(*commands) for record in _records(reply)]
+        replies = itertools.takewhile(lambda reply: reply[1] == made_at, self._channel.call(*commands))
+        records = [record for reply in replies for record in _records(reply)]
         return records[: end - first]
 
     def wait_finished(self, ring: bytes, first: int, timeout_s: float) -> tuple[bytes, NewlyFinished]:
@@ -236,25 +251,32 @@ class NetworkReader:
         ended = {TERMINATED: k.terminated_worker_ids, KILLED: k.killed_worker_ids, LOST: k.lost_worker_ids}
         return sorted(raw.decode() for raw in self._channel.call(pack(("SMEMBERS", ended[state])))[0])
 
-    def workers(self) -> list[WorkerRecord]:
-        """All workers, those that have ended as well."""
+    def workers(self, expected: Mapping[str, str]) -> list[WorkerRecord]:
+        """All workers, also those that have ended, and those to come.
+
+        Args:
+            expected: Workers of which somebody knows that they are to come, and their agents, which may not know yet.
+        """
         k = self._keys
-        alive, *ended = self._channel.call(
-            *(
-                pack(("SMEMBERS", key))
-                for key in (k.worker_ids, k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids)
-            )
-        )
-        ids = sorted({raw.decode() for raws in (alive, *ended) for raw in raws})
+        agents = [raw.decode() for raw in self._channel.call(pack(("SMEMBERS", k.agent_ids)))[0]]
+        # Those to come first: who joins, or ends, meanwhile is not missed.
+        sets = [*(k.agent_workers(agent) for agent in agents), k.worker_ids]
+        sets += [k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids]
+        found = [{raw.decode() for raw in raws} for raws in self._channel.call(*(pack(("SMEMBERS", s)) for s in sets))]
+        announced, here, ended = found[:-4], found[-4], set[str]().union(*found[-3:])
+        agent_of = dict(expected)
+        for agent, workers in zip(agents, announced, strict=True):
+            agent_of |= dict.fromkeys(workers, agent)
+        starting = agent_of.keys() - here - ended
+        ids = sorted(starting | here | ended)
         if not ids:
             return []
         fields = ("agent", "host", "pid", "joined_at", "ended_at", "reason", "state")
         commands = [pack(("HMGET", k.worker(worker), *fields)) for worker in ids]
         commands += [pack(("SCARD", k.running_tasks(worker))) for worker in ids]
         replies = self._channel.call(*commands)
-        here = {raw.decode() for raw in alive}
         return [
-            _worker(worker, values, n, is_here=worker in here)
+            _starting(worker, agent_of[worker]) if worker in starting else _worker(worker, values, n, worker in here)
             for worker, values, n in zip(ids, replies[: len(ids)], replies[len(ids) :], strict=True)
         ]
 
@@ -280,7 +302,7 @@ class NetworkReader:
         return evalsha("read_tasks", self._read_keys, [self._prefix, first, _BATCH])
 
     def _newly(self, reply: list[Any]) -> NewlyFinished:
-        return NewlyFinished(reply[0], _records(reply))
+        return NewlyFinished(reply[0], reply[1], _records(reply))
 
 
 def timeout_left(end_at: float | None) -> float:
@@ -298,7 +320,7 @@ def _ring(reply: list[Any] | None, ring: bytes) -> bytes:
 
 def _records(reply: list[Any]) -> list[Record]:
     records = []
-    for i in range(1, len(reply), 2):
+    for i in range(2, len(reply), 2):
         state, payload, outcome, extra, more, worker, pushed, started, ended, attempt, blob, client = reply[i + 1]
         if state is None:
             continue
@@ -322,10 +344,14 @@ def _records(reply: list[Any]) -> list[Record]:
     return records
 
 
-def _worker(worker_id: str, values: list[bytes | None], n_running: int, *, is_here: bool) -> WorkerRecord:
+def _starting(worker_id: str, agent_id: str) -> WorkerRecord:
+    return WorkerRecord(worker_id, STARTING, agent_id, "", 0, 0, None, None, "")
+
+
+def _worker(worker_id: str, values: list[bytes | None], n_running: int, is_here: bool) -> WorkerRecord:  # noqa: FBT001
     agent, host, pid, joined, ended, reason, state = ((value or b"").decode() for value in values)
-    if is_here:
-        state = RUNNING if n_running else "idle"
+    if is_here and state != DRAINING:
+        state = RUNNING if n_running else IDLE
     return WorkerRecord(
         worker_id,
         state,

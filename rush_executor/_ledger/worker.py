@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
+from rush_executor._ledger.folder import Folder
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -83,6 +84,8 @@ class WorkerLedger:
         self._claim_args = [epoch, worker_id]
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
         self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
+        # Where a network that keeps its tasks puts what is too large for the server.
+        self.folder: Folder | None = None
         self._keeps = keeps
         self._keeps_outcomes = keeps or is_durable
         self._bells: tuple[str, ...] = (k.bell,)
@@ -245,7 +248,7 @@ class WorkerLedger:
         blob_id = self._written.get((claim.task_id, claim.attempt))
         if blob_id is None:
             blob_id = new_id()
-            write_blob(self._channel, self._keys, blob_id, body)
+            write_blob(self._channel, self._keys, blob_id, body, folder=self.folder)
             self._written[claim.task_id, claim.attempt] = blob_id
         return (FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG) + blob_id.encode()
 

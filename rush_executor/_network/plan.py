@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from rush_executor._config import cpu_count, default_url, redact
+from rush_executor._view.logs import Levels
 
 __all__ = ["Launcher", "RushPlan", "remove_rush_plan", "rush_available", "rush_config", "rush_plan"]
 
@@ -28,6 +29,9 @@ class RushPlan:
         worker_type: ``"local"`` or ``"remote"``.
         launcher: Starts remote workers.
         large_objects_path: Folder for what is too large for the server.
+        log_levels: Levels of loggers in the workers.
+        buffer_size: Records that a worker collects before it sends them; None for the usual number.
+        start_worker_timeout: How long workers are waited for, in seconds; None for ever.
     """
 
     n_workers: int
@@ -35,6 +39,9 @@ class RushPlan:
     worker_type: Literal["local", "remote"] = "local"
     launcher: Launcher | None = None
     large_objects_path: str | None = None
+    log_levels: Levels = None
+    buffer_size: int | None = None
+    start_worker_timeout: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +66,9 @@ def rush_plan(
     worker_type: Literal["local", "remote"] = "local",
     launcher: Launcher | None = None,
     large_objects_path: str | None = None,
+    log_levels: Levels = None,
+    buffer_size: int | None = None,
+    start_worker_timeout: float | None = None,
 ) -> RushPlan:
     """Says where a `Rush` of this process works that is not told otherwise.
 
@@ -68,6 +78,9 @@ def rush_plan(
         worker_type: What `Rush.start_workers` starts: ``"local"`` ones, or ``"remote"`` ones by the launcher.
         launcher: See `Rush.start_workers`.
         large_objects_path: See `Rush`.
+        log_levels: See `Rush.start_local_workers`; also for those that are started elsewhere.
+        buffer_size: As `log_levels`.
+        start_worker_timeout: Timeout of `Rush.wait_for_workers` where none is given.
 
     Returns:
         The plan. As a context manager it is removed at the end of the block, and the one before is valid again.
@@ -88,6 +101,9 @@ def rush_plan(
         worker_type=worker_type,
         launcher=launcher,
         large_objects_path=large_objects_path,
+        log_levels=log_levels,
+        buffer_size=buffer_size,
+        start_worker_timeout=start_worker_timeout,
     )
     _plans.append(plan)
     return plan

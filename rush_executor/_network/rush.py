@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -50,7 +51,7 @@ from rush_executor._payload.rows import RowCodec
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys, check_network_id
 from rush_executor._protocol.records import KILL, TERMINATE
-from rush_executor._protocol.states import FAILED, FINISHED
+from rush_executor._protocol.states import ALIVE_STATES, FAILED, FINISHED, KEPT_STATES, LOST, STARTING
 from rush_executor._rush_worker.loops import worker_loop_default
 from rush_executor._view.logs import Levels
 from rush_executor._view.reader import NetworkView
@@ -83,6 +84,8 @@ class Rush(NetworkView, TaskPusher):
         reconnect_timeout: Seconds that a lost server is waited for.
         heartbeat_period: Seconds between two signs of life of the workers' agents.
         heartbeat_expire: Seconds without one after which workers are taken for lost.
+        large_objects_path: Folder that all machines share under this path. The network keeps values of 256 KiB or more
+            there, and not on the server; all who join it do so, without being told again. By default as the plan says.
 
     Raises:
         ServerError: No server could be found, started or reached.
@@ -98,10 +101,14 @@ class Rush(NetworkView, TaskPusher):
         reconnect_timeout: float = 60.0,
         heartbeat_period: float = 3.0,
         heartbeat_expire: float = 15.0,
+        large_objects_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if network_id is not None:
             check_network_id(network_id)
         plan = rush_config()
+        if large_objects_path is None and plan is not None:
+            large_objects_path = plan.large_objects_path
+        large_objects = _checked_folder(large_objects_path)
         url = url or (plan.url if plan is not None else None) or default_url()
         server: EmbeddedServer | None = None
         if url is None:
@@ -120,15 +127,16 @@ class Rush(NetworkView, TaskPusher):
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,
             )
-            self._connect(config, server)
+            self._connect(config, server, large_objects)
         except BaseException:
             if server is not None:
                 server.stop()
             raise
 
-    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None) -> None:
+    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None, large_objects: str) -> None:
         self.network_id = config.network_id
         self._config = config
+        self._large_objects = large_objects
         self._is_found = False
         self._keys = keys = Keys(config.network_id)
         pool = open_pool(config.url)
@@ -139,7 +147,7 @@ class Rush(NetworkView, TaskPusher):
         self._open_channel = channel
         self._ledger_lock = threading.Lock()
         shared = channel()
-        self._ledger = TaskLedger(shared, keys)
+        self._ledger = TaskLedger(shared, keys, large_objects=large_objects)
         self._watches: list[Watch] = []
         # A server of one's own needs somebody who ends it when this process is killed: an agent without workers does.
         guard = Crew(self._agent_settings(), worker_environment(1, None), server) if server is not None else None
@@ -151,20 +159,20 @@ class Rush(NetworkView, TaskPusher):
         self._open_view(
             NetworkReader(shared, keys),
             self._ledger_lock,
-            NetworkReader(channel(), keys),
+            lambda: NetworkReader(channel(), keys),
             LogReader(channel(), keys),
             RowCodec(config.network_id, config.secret),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         config = self._config
-        return _reconnected, (
-            config.network_id,
-            config.url,
-            config.reconnect_timeout_s,
-            config.heartbeat_period_s,
-            config.heartbeat_expire_s,
-        )
+        options = {
+            "reconnect_timeout": config.reconnect_timeout_s,
+            "heartbeat_period": config.heartbeat_period_s,
+            "heartbeat_expire": config.heartbeat_expire_s,
+            "large_objects_path": self._large_objects or None,
+        }
+        return _reconnected, (config.network_id, config.url, options)
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +202,7 @@ class Rush(NetworkView, TaskPusher):
         constants: Mapping[str, Any] | None = None,
         n_workers: int | None = None,
         log_levels: Levels = None,
-        buffer_size: int = 100,
+        buffer_size: int | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
@@ -207,8 +215,10 @@ class Rush(NetworkView, TaskPusher):
             constants: What is the same for all tasks.
             n_workers: By default as many as the plan says (`rush_plan`), or one per CPU.
             log_levels: Levels that loggers are to have in the workers: one for all, or by name, ``{"mylib": "DEBUG"}``.
-                By default they are as Python has them. What is logged, and printed, is kept: see `read_log`.
+                By default as the plan says, or as Python has them. What is logged, and printed, is kept: see
+                `read_log`.
             buffer_size: Records that a worker collects before it sends them; errors, and a second, send them earlier.
+                By default as the plan says, or 100.
             output_dir: Folder for files with what workers print, ``<worker>.out`` and ``<worker>.err``.
             **kwargs: Arguments of `worker_loop`.
 
@@ -287,7 +297,7 @@ class Rush(NetworkView, TaskPusher):
         fun: Callable[..., Any] | None = None,
         constants: Mapping[str, Any] | None = None,
         log_levels: Levels = None,
-        buffer_size: int = 100,
+        buffer_size: int | None = None,
         output_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -308,31 +318,36 @@ class Rush(NetworkView, TaskPusher):
     def wait_for_workers(
         self, n: int | None = None, worker_ids: Iterable[str] | None = None, timeout: float | None = None
     ) -> None:
-        """Waits until workers are there.
+        """Waits until workers have joined.
 
         Args:
-            n: So many.
-            worker_ids: These; by default those that this object has started.
-            timeout: Seconds; 0 looks once, None waits for ever.
+            n: So many, which are there at the same time.
+            worker_ids: These; by default those that this object has started. They may have ended meanwhile.
+            timeout: Seconds; 0 looks once. By default as long as the plan says, or for ever.
 
         Raises:
-            TimeoutError: They were not there in time.
+            TimeoutError: They had not joined in time.
+            RuntimeError: Some of them were lost before they had joined.
         """
         wanted = set(self._last_crew_of if n is None and worker_ids is None else worker_ids or ())
+        if timeout is None and (plan := rush_config()) is not None:
+            timeout = plan.start_worker_timeout
         end_at = None if timeout is None else time.monotonic() + timeout
         while True:
-            here = set(self.running_worker_ids)
-            missing = wanted - here
-            if not missing and len(here) >= (n or 0):
-                return
-            gone = missing & set(self.lost_worker_ids) if missing else set()
+            workers = {worker.worker_id: worker for worker in self.worker_info}
+            gone = [w for w in wanted & workers.keys() if workers[w].state == LOST and workers[w].joined_at is None]
             if gone:
                 raise RuntimeError(
                     f"{len(gone)} of the workers ended during their start: {', '.join(sorted(gone))}. What they "
                     "printed to stderr says why"
                 )
+            starting = {worker for worker, record in workers.items() if record.state == STARTING}
+            missing = wanted - workers.keys() | wanted & starting
+            n_here = sum(worker.state in ALIVE_STATES for worker in workers.values()) - len(starting)
+            if not missing and n_here >= (n or 0):
+                return
             if end_at is not None and time.monotonic() >= end_at:
-                what = f"{len(missing)} workers" if missing else f"{(n or 0) - len(here)} more workers"
+                what = f"{len(missing)} workers" if missing else f"{(n or 0) - n_here} more workers"
                 raise TimeoutError(f"{what} have not joined network {self.network_id!r} within {timeout:g} s")
             time.sleep(_LOOK_FOR_WORKERS_S)
 
@@ -348,22 +363,20 @@ class Rush(NetworkView, TaskPusher):
         Args:
             type: ``"terminate"``: they finish what they run, and leave. ``"kill"``: now; their tasks fail with
                 "Worker was killed".
-            worker_ids: By default all that are there.
+            worker_ids: By default all that are there, or starting.
             grace: Seconds after which workers that were to terminate and have not are killed; waits so long.
         """
         if type not in ("terminate", "kill"):
             raise ValueError(f"type must be 'terminate' or 'kill', not {type!r}")
-        here = set(self.running_worker_ids)
-        wanted = here if worker_ids is None else {worker_ids} if isinstance(worker_ids, str) else set(worker_ids)
-        unknown = wanted - here - set(self._last_crew_of)
+        known = self.worker_states
+        wanted = set(known if worker_ids is None else [worker_ids] if isinstance(worker_ids, str) else worker_ids)
+        unknown = wanted - known.keys()
         if unknown:
             warnings.warn(f"no such workers: {', '.join(sorted(unknown))}", RuntimeWarning, stacklevel=2)
-        self._stop(wanted - unknown, KILL if type == "kill" else TERMINATE)
+        wanted = self._stop(wanted, KILL if type == "kill" else TERMINATE)
         if grace is not None and type == "terminate":
-            end_at = time.monotonic() + grace
-            while (left := wanted & set(self.running_worker_ids)) and time.monotonic() < end_at:
-                time.sleep(_LOOK_FOR_WORKERS_S)
-            self._stop(left, KILL)
+            self._wait_for_end(wanted, grace)
+            self._stop(wanted, KILL)
 
     def restart_workers(self, worker_ids: str | Iterable[str]) -> list[str]:
         """Starts workers again, under their old ids, that this object had started on this machine; ends them first.
@@ -378,9 +391,9 @@ class Rush(NetworkView, TaskPusher):
         unknown = [worker for worker in wanted if worker not in self._last_crew_of]
         if unknown:
             raise ValueError(f"these workers were not started here: {', '.join(unknown)}")
-        self._stop(set(wanted) & set(self.running_worker_ids), KILL)
-        while set(wanted) & set(self.running_worker_ids):
-            time.sleep(_LOOK_FOR_WORKERS_S)
+        self._wait_for_end(self._stop(wanted, KILL))
+        with self._ledger_lock:
+            self._ledger.forget_workers(wanted)
         by_start = itertools.groupby(sorted(wanted, key=self._start_of), key=self._start_of)
         for start_id, workers in by_start:
             self._start_crew(list(workers), start_id)
@@ -421,15 +434,21 @@ class Rush(NetworkView, TaskPusher):
 
         Returns:
             Whether all of them have ended.
+
+        Raises:
+            KeyError: There is no such task, or not any more: nobody would end it.
         """
         left = [keys] if isinstance(keys, str) else list(keys)
         left.reverse()
         end_at = None if timeout is None else time.monotonic() + timeout
         ring, wait_s, n_asked = b"", 0.0, _ASKED_FIRST
-        with self._waiter_lock:
+        with self._waiter() as waiter:
             while left:
                 asked = left[-n_asked:]
-                ring, states = self._waiter.wait_states(ring, asked, wait_s)
+                ring, states = waiter.wait_states(ring, asked, wait_s)
+                gone = [key for key, state in zip(asked, states, strict=True) if state not in KEPT_STATES]
+                if gone:
+                    raise KeyError(f"network {self.network_id!r} has no task {gone[0]!r} (any more)")
                 pending = [key for key, state in zip(asked, states, strict=True) if state not in (FINISHED, FAILED)]
                 left[-n_asked:] = pending
                 # Some that are still to come are waited for: the others are asked for once these have ended.
@@ -450,21 +469,35 @@ class Rush(NetworkView, TaskPusher):
         return True
 
     def reset(self, *, workers: bool = True) -> None:
-        """Deletes all that the network keeps: this network's keys alone.
+        """Kills the network's workers and deletes all that it keeps: this network's keys alone.
 
         Args:
-            workers: Kill its workers first. Those that are not killed end by themselves, as their network is gone.
+            workers: False to keep the workers, and what they are to run: see `reset_data`.
         """
-        if workers:
-            self._stop(set(self.running_worker_ids), KILL)
-            end_at = time.monotonic() + self._config.heartbeat_expire_s
-            while self.running_worker_ids and time.monotonic() < end_at:
-                time.sleep(_LOOK_FOR_WORKERS_S)
+        if not workers:
+            self.reset_data()
+            return
+        self._wait_for_end(self._stop(self.worker_ids, KILL), self._config.heartbeat_expire_s)
         with self._ledger_lock:
             self._ledger.reset()
             self._is_found = False
         self._last_crew_of.clear()
         self._told_lost.clear()
+        self.reset_cache()
+
+    def reset_data(self) -> None:
+        """Deletes all tasks, in whatever state; workers go on, with those that come.
+
+        What a worker is at it brings to its end, but its result is dropped, with a warning in the worker's log.
+
+        Raises:
+            RushError: The network is an executor's.
+        """
+        if self._ask(lambda reader: reader.kind()) is None:
+            return
+        with self._ledger_lock:
+            self._find()
+            self._ledger.clear()
         self.reset_cache()
 
     # Snapshots.
@@ -583,10 +616,28 @@ class Rush(NetworkView, TaskPusher):
     def _start_of(self, worker_id: str) -> str:
         return self._last_crew_of[worker_id][1]
 
-    def _stop(self, worker_ids: Iterable[str], how: str) -> None:
+    def _alive(self) -> dict[str, str]:
+        """Workers that have not ended, those that are starting as well, and their agents."""
+        return {worker.worker_id: worker.agent_id for worker in self.worker_info if worker.state in ALIVE_STATES}
+
+    def _stop(self, worker_ids: Iterable[str], how: str) -> set[str]:
+        """Asks that these workers end; returns those that have not ended yet."""
+        wanted = set(worker_ids)
+        agent_of = {worker: agent for worker, agent in self._alive().items() if worker in wanted}
         with self._ledger_lock:
-            for worker_id in worker_ids:
-                self._ledger.stop_worker(worker_id, how)
+            for worker_id, agent_id in agent_of.items():
+                self._ledger.stop_worker(worker_id, agent_id, how)
+        return set(agent_of)
+
+    def _wait_for_end(self, worker_ids: Collection[str], timeout: float = math.inf) -> None:
+        """Waits until these workers have ended."""
+        end_at = time.monotonic() + timeout
+        while self._alive().keys() & worker_ids and time.monotonic() < end_at:
+            time.sleep(_LOOK_FOR_WORKERS_S)
+
+    def _expected_workers(self) -> dict[str, str]:
+        # Their agent may not have begun yet.
+        return {worker: crew.agent_id for worker, (crew, _) in self._last_crew_of.items() if crew.is_alive()}
 
     def _has_workers(self) -> bool:
         """Whether a worker is there, or about to come; sees to it that those that are silent are found."""
@@ -607,10 +658,14 @@ class Rush(NetworkView, TaskPusher):
         self._watch()
 
 
-def _log_settings(levels: Levels, buffer_size: int, output_dir: str | os.PathLike[str] | None) -> LogSettings:
+def _log_settings(levels: Levels, buffer_size: int | None, output_dir: str | os.PathLike[str] | None) -> LogSettings:
+    plan = rush_config()
+    if plan is not None:
+        levels = plan.log_levels if levels is None else levels
+        buffer_size = plan.buffer_size if buffer_size is None else buffer_size
     return LogSettings(
         levels=log_level_numbers(levels),
-        buffer_size=buffer_size,
+        buffer_size=LogSettings.buffer_size if buffer_size is None else buffer_size,
         output_dir=None if output_dir is None else os.path.abspath(output_dir),  # noqa: PTH100 - text
     )
 
@@ -626,8 +681,18 @@ def _checked_number(n_workers: int | None) -> int:
     return n_workers
 
 
-def _reconnected(network_id: str, url: str, reconnect_s: float, period_s: float, expire_s: float) -> Rush:
-    return Rush(network_id, url, reconnect_timeout=reconnect_s, heartbeat_period=period_s, heartbeat_expire=expire_s)
+def _checked_folder(path: str | os.PathLike[str] | None) -> str:
+    if path is None:
+        return ""
+    # Not `resolve`: what is a link here may be something else elsewhere.
+    folder = os.path.abspath(os.fspath(path))  # noqa: PTH100
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise ValueError(f"large_objects_path must be a folder that is there: {folder!r} is none")
+    return folder
+
+
+def _reconnected(network_id: str, url: str, options: dict[str, Any]) -> Rush:
+    return Rush(network_id, url, **options)
 
 
 def _close_all(crews: list[Crew], watches: list[Watch], guard: Crew | None, pool: Any) -> None:

@@ -53,14 +53,15 @@ def load_in_worker(
     raise failure
 
 
-def load_in_client(what: str, payload: bytes, flags: int, start: int) -> Any:
-    """Unpickles what a worker has sent.
+def load_in_client(what: str, payload: bytes, flags: int, start: int, *, where: str = IN_CLIENT) -> Any:
+    """Unpickles what a worker has sent; or a row, in a worker as well.
 
     Args:
         what: What to call it in an error.
         payload: The payload.
         flags: Its flags.
         start: Where the pickle starts.
+        where: IN_WORKER or IN_CLIENT, for the error.
 
     Raises:
         PayloadError: It cannot be unpickled.
@@ -70,7 +71,7 @@ def load_in_client(what: str, payload: bytes, flags: int, start: int) -> Any:
         unpickler = ClientUnpickler(payload, start, read_buffers(payload, start) if flags & BUFFERS else None)
         return unpickler.load()
     except BaseException as error:  # noqa: BLE001 - a __setstate__ of the user's may raise anything, even SystemExit
-        failure = cannot_unpickle(what, IN_CLIENT, error, unpickler)
+        failure = cannot_unpickle(what, where, error, unpickler)
     del unpickler
     raise failure
 

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from pickle import UnpicklingError, dumps, loads
 from typing import Any, Final
 
+from rush_executor._payload.chunk import ChunkResult
 from rush_executor._payload.culprit import Suspect, cannot_pickle
+from rush_executor._payload.encoder import Encoder
 from rush_executor._payload.envelope import Envelope
-from rush_executor._payload.failure import pack_failure, unpack_failure
-from rush_executor._payload.loading import IN_CLIENT, cannot_unpickle, load_in_client
+from rush_executor._payload.failure import pack_failure
+from rush_executor._payload.loading import IN_CLIENT, IN_WORKER, load_in_client
 from rush_executor._payload.pickler import PROTOCOL
 from rush_executor._payload.scalars import is_plain
 from rush_executor._payload.wire import PLAIN
@@ -33,13 +35,16 @@ class RowCodec:
     Args:
         network_id: The network that they are for.
         secret: Seals every payload; None for no seal.
+        is_worker: Whether this is a worker's process, for what errors say.
 
     Raises:
         ValueError: The secret is empty.
     """
 
-    def __init__(self, network_id: str, secret: bytes | None) -> None:
+    def __init__(self, network_id: str, secret: bytes | None, *, is_worker: bool = False) -> None:
+        self._where = IN_WORKER if is_worker else IN_CLIENT
         self._envelope = Envelope(network_id, secret)
+        self._calls = Encoder(network_id, secret)
 
     def are_plain(self, rows: Iterable[Mapping[str, Any]]) -> bool:
         """Whether these rows hold nothing but numbers, texts and the like, so that `encode` cannot fail."""
@@ -79,7 +84,7 @@ class RowCodec:
         try:
             if flags & PLAIN:
                 return loads(payload[start:])
-            return load_in_client(f"{kind} of task {task_id}", payload, flags, start)
+            return load_in_client(f"{kind} of task {task_id}", payload, flags, start, where=self._where)
         except PayloadError:
             raise
         except (ValueError, LookupError, TypeError, EOFError, UnpicklingError) as damage:
@@ -97,11 +102,15 @@ class RowCodec:
 
     def decode_failure(self, task_id: str, payload: bytes) -> BaseException:
         """Opens how a task failed; never raises: what cannot be opened is told by the error that comes back."""
-        try:
-            _, start = self._envelope.open("failed", task_id, payload)
-        except PayloadError as failure:
-            return failure
-        try:
-            return unpack_failure(payload[start:])
-        except BaseException as error:  # noqa: BLE001 - whatever damaged bytes lead to
-            return cannot_unpickle(f"the failure of task {task_id}", IN_CLIENT, error)
+        return self._calls.decode_failure(task_id, payload)
+
+    def decode_result(self, task_id: str, payload: bytes) -> tuple[dict[str, Any], BaseException | None]:
+        """Opens what an executor's call has returned, as a row; and how a chunk of calls has failed, if it has.
+
+        Raises:
+            PayloadError: As `decode`.
+        """
+        value = self._calls.decode_outcome(task_id, "finished", payload)
+        if isinstance(value, ChunkResult):
+            return {"result": value.values}, value.failure
+        return {"result": value}, None

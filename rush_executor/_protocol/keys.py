@@ -2,23 +2,24 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
+| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks), `large_objects` (folder for blobs); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
 | `client_ids` | set | clients that have joined; a task that submits tasks is one | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client; where that is a task, with its worker |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client, and has a TTL; in a durable network: reset |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
 | `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
 | `bell` | list | a token for each worker that may be asleep while tasks are queued | last client; reset |
 | `worker_bell:<worker>` | list | as `bell`, for the worker's own queue | its end; reset |
 | `all_tasks` | list | ids of tasks that the network keeps, as they were created | reset |
+| `cleared_tasks` | list | those whose records are being deleted | clearing; reset |
 | `finished_tasks` | list | those that have finished, in this order | reset |
 | `failed_tasks` | set | those that have failed | retry; reset |
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
 | `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |
 | `worker_ids` | set | workers that have joined | worker's agent; reset |
-| `worker:<worker>` | hash | `agent`, `host`, `pid`, `client` (that its task is, or was the last to be, by submitting tasks); in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
+| `worker:<worker>` | hash | `agent`, `host`, `pid`, `state` (draining: asked to end), `client` (that its task is, or was the last to be, by submitting tasks); in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
 | `terminated_worker_ids` | set | workers that have left | its next start; reset |
 | `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
 | `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |
@@ -28,7 +29,7 @@
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
 | `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; has a TTL |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
-| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ... | TTL until linked; then as its task, or the client that reads it; reset |
+| `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ...; or `file`, its path | TTL until linked; then as its task, or the client that reads it; reset |
 
 All keys of a network carry one hash tag, so that a network lives in one slot of a cluster.
 """
@@ -104,6 +105,10 @@ class Keys:
     @property
     def all_tasks(self) -> str:
         return f"{self.prefix}all_tasks"
+
+    @property
+    def cleared_tasks(self) -> str:
+        return f"{self.prefix}cleared_tasks"
 
     @property
     def finished_tasks(self) -> str:

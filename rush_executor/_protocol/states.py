@@ -11,13 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ALIVE_STATES",
     "CANCELLED",
+    "DRAINING",
     "FAILED",
     "FINISHED",
+    "IDLE",
+    "KEPT_STATES",
     "KILLED",
     "LOST",
     "QUEUED",
     "RUNNING",
+    "STARTING",
     "TERMINAL_STATES",
     "TERMINATED",
     "TRANSITIONS",
@@ -30,12 +35,19 @@ FINISHED = "finished"
 FAILED = "failed"
 CANCELLED = "cancelled"
 
+# What a worker is. It is to come, has joined (RUNNING: it has a task), or was asked to end and is at its last task.
+STARTING = "starting"
+IDLE = "idle"
+DRAINING = "draining"
+ALIVE_STATES = frozenset({STARTING, IDLE, RUNNING, DRAINING})
 # How a worker has ended, in a network that keeps that: it left; it was stopped without waiting for its task; otherwise.
 TERMINATED = "terminated"
 KILLED = "killed"
 LOST = "lost"
 
 TERMINAL_STATES = frozenset({FINISHED, FAILED, CANCELLED})
+# Those in which a network that keeps its tasks may keep one.
+KEPT_STATES = (QUEUED, RUNNING, FINISHED, FAILED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class Seat:
         self.pool = open_pool(config.url)
         self.channel = self.open_channel()
         self.lock = threading.Lock()
-        self.codec = RowCodec(config.network_id, config.secret)
+        self.codec = RowCodec(config.network_id, config.secret, is_worker=True)
         self.ledger = WorkerLedger(self.channel, self.keys, worker_id, epoch, keeps=True)
         self.tasks = TaskLedger(self.channel, self.keys)
         self.reader = NetworkReader(self.channel, self.keys)
@@ -94,6 +94,7 @@ class Seat:
             WorkerGone: The agent has not announced this worker, or has taken it off the lists.
         """
         self.tasks.found()
+        self.ledger.folder = self.tasks.folder
         self.ledger.register(agent_id, socket.gethostname(), os.getpid())
         self.slot.set_ready()
 
@@ -154,12 +155,9 @@ class _Pulse:
                 if left_s <= 0:
                     self._ledger.beat(int(config.heartbeat_expire_s * 1000))
                     left_s = config.heartbeat_period_s
-                wishes = self._ledger.wanted_ends()
+                # Nobody can kill the process that somebody sits in front of: either wish is a request to end.
+                if {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL)} & set(self._ledger.wanted_ends()):
+                    self._seat.is_leaving = True
+                    self._ledger.drain([self._seat.worker_id])
             except (NetworkLostError, NetworkGone, WorkerGone, Refused) as error:
                 logger.debug("no sign of life could be given: %s", error)
-                continue
-            # Nobody can kill the process that somebody sits in front of: either wish is a request to end.
-            if any(
-                wish in (f"{TERMINATE}:{self._seat.worker_id}", f"{KILL}:{self._seat.worker_id}") for wish in wishes
-            ):
-                self._seat.is_leaving = True

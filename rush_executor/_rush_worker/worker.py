@@ -25,7 +25,7 @@ from rush_executor._protocol.states import RUNNING
 from rush_executor._rush_worker.seat import ALL_TASKS, Seat
 from rush_executor._view.reader import NetworkView
 from rush_executor._worker.loop import LeaveNow
-from rush_executor.errors import RushError, ServerError
+from rush_executor.errors import PayloadError, RushError, ServerError
 
 __all__ = ["PoppedTask", "RushWorker"]
 
@@ -127,7 +127,7 @@ class RushWorker(NetworkView, TaskPusher):
         self._open_view(
             seat.reader,
             seat.lock,
-            NetworkReader(seat.open_channel(), seat.keys),
+            lambda: NetworkReader(seat.open_channel(), seat.keys),
             self._another_log_reader(),
             seat.codec,
         )
@@ -160,6 +160,8 @@ class RushWorker(NetworkView, TaskPusher):
     def pop_task(self, timeout: float = 1.0, *, is_limited: bool = True) -> PoppedTask | None:
         """Takes the next task: of those for this worker alone first. It is running from now on.
 
+        One whose inputs cannot be read here has failed, and the next is taken.
+
         Args:
             timeout: Seconds to wait for one.
             is_limited: False if the caller sees to the task's own timeout; otherwise the worker is killed for it.
@@ -171,13 +173,20 @@ class RushWorker(NetworkView, TaskPusher):
             NetworkGone: The network was reset.
             WorkerGone: This worker has been taken for lost.
         """
-        claim = self._claim(timeout)
-        if claim is None:
-            return None
-        end_at = time.monotonic() + claim.timeout_s if claim.timeout_s and is_limited else math.inf
-        xs, seed = self._open(claim)
-        self._hold(_Held(claim, xs, {}, end_at, None))
-        return PoppedTask(claim.task_id, xs, seed, claim.timeout_s or None)
+        give_up_at = time.monotonic() + timeout
+        while True:
+            claim = self._claim(max(0.0, give_up_at - time.monotonic()))
+            if claim is None:
+                return None
+            try:
+                xs, seed = self._open(claim)
+            except PayloadError as error:
+                # That task's failure, not the worker's.
+                self._hand_in([Outcome(claim, True, self._codec.encode_failure(claim.task_id, error))])  # noqa: FBT003
+                continue
+            end_at = time.monotonic() + claim.timeout_s if claim.timeout_s and is_limited else math.inf
+            self._hold(_Held(claim, xs, {}, end_at, None))
+            return PoppedTask(claim.task_id, xs, seed, claim.timeout_s or None)
 
     def push_running_tasks(
         self, xss: Iterable[Mapping[str, Any]], *, extra: Iterable[Mapping[str, Any]] | None = None
@@ -308,7 +317,10 @@ class RushWorker(NetworkView, TaskPusher):
         payload = claim.payload
         if claim.blob_id:
             with self._seat.lock:
-                payload = self._seat.ledger.read_blob(claim.blob_id)
+                try:
+                    payload = self._seat.ledger.read_blob(claim.blob_id)
+                except KeyError:
+                    raise PayloadError(f"the inputs of task {claim.task_id} are gone from the server") from None
         content = self._codec.decode(XS, claim.task_id, payload)
         return content if isinstance(content, tuple) else (content, None)
 

@@ -1,11 +1,13 @@
 """Looking at a network: what `Rush` and a `RushWorker` have in common.
 
-Finished tasks never change again, so each is read and decoded once; a look costs what is new. One thread may wait while
-others look: waits have a connection of their own.
+Finished tasks never change again, so each is read and decoded once; a look costs what is new. What was read is
+forgotten when the network is reset or cleared. Threads may wait while others look, or wait: each wait has its own
+connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,17 +18,17 @@ from rush_executor._ledger.views import NetworkReader, Record, WorkerRecord, tim
 from rush_executor._payload.rows import EXTRA, XS, YS, RowCodec
 from rush_executor._protocol.logs import LogRecord
 from rush_executor._protocol.records import FAILED_BLOB_TAG, FAILED_TAG, FINISHED_BLOB_TAG, FINISHED_TAG
-from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
+from rush_executor._protocol.states import FAILED, FINISHED, KEPT_STATES, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 from rush_executor._view.conditions import condition_of
 from rush_executor._view.logs import STREAMS, Levels, follow_log, print_log, read_log
 from rush_executor._view.rows import TaskRow, TaskRows
 from rush_executor._view.table import TaskTable
+from rush_executor.errors import PayloadError
 
 __all__ = ["NetworkView"]
 
 _T = TypeVar("_T")
-
-_STATES = (QUEUED, RUNNING, FINISHED, FAILED)
+_Row = dict[str, Any]
 
 
 class NetworkView:
@@ -36,22 +38,20 @@ class NetworkView:
     _codec: RowCodec
     _reader: NetworkReader
     _reader_lock: threading.Lock
-    _waiter: NetworkReader
-    _waiter_lock: threading.Lock
     _n_shown: int
 
     def _open_view(
         self,
         reader: NetworkReader,
         lock: threading.Lock,
-        waiter: NetworkReader,
+        new_waiter: Callable[[], NetworkReader],
         log_reader: LogReader,
         codec: RowCodec,
     ) -> None:
         self._reader = reader
         self._reader_lock = lock
-        self._waiter = waiter
-        self._waiter_lock = threading.Lock()
+        self._new_waiter = new_waiter
+        self._idle_waiters: list[NetworkReader] = []
         self._log_reader = log_reader
         self._log_lock = threading.Lock()
         self._printed = LogCursor()
@@ -164,7 +164,7 @@ class NetworkView:
             return _select(TaskTable(self._finished, len(self._finished)), fields)
 
     def fetch_tasks_with_state(
-        self, states: Iterable[str] = _STATES, *, fields: Iterable[str] | None = None
+        self, states: Iterable[str] = KEPT_STATES, *, fields: Iterable[str] | None = None
     ) -> TaskTable:
         """The tasks in these states, as they were at one moment: no task twice.
 
@@ -174,13 +174,16 @@ class NetworkView:
         """
         states = [states] if isinstance(states, str) else list(states)
         for state in states:
-            if state not in _STATES:
-                raise ValueError(f"there is no state {state!r}; those of a task are {', '.join(_STATES)}")
+            if state not in KEPT_STATES:
+                raise ValueError(f"there is no state {state!r}; those of a task are {', '.join(KEPT_STATES)}")
         with self._cache_lock:
-            if FINISHED in states:
-                self._read_news()
-            n_known = len(self._finished)
-            lists = self._ask(lambda reader: reader.list_tasks(states, first=n_known))
+            while True:
+                if FINISHED in states:
+                    self._read_news()
+                n_known = len(self._finished)
+                made_at, lists = self._ask(lambda reader: reader.list_tasks(states, first=n_known))  # noqa: B023
+                if made_at == self._made_at or FINISHED not in states:
+                    break
             rows: list[TaskRow] = []
             for state, keys in zip(states, lists, strict=True):
                 if state == FINISHED:
@@ -200,10 +203,14 @@ class NetworkView:
         Returns:
             A table; empty when there was none in time.
         """
-        with self._cache_lock:
-            self._wait_for_news(timeout)
-            first, self._n_shown = self._n_shown, len(self._finished)
-            return _select(TaskTable(self._finished.part(slice(first, self._n_shown))), fields)
+        end_at = time.monotonic() + timeout
+        while True:
+            is_there = self._wait_for_news(max(0.0, end_at - time.monotonic()))
+            with self._cache_lock:
+                first, self._n_shown = self._n_shown, len(self._finished)
+                # None, though there were some: another thread was faster.
+                if first < self._n_shown or not is_there:
+                    return _select(TaskTable(self._finished.part(slice(first, self._n_shown))), fields)
 
     def wait_for_new_tasks(self, timeout: float | None = None) -> bool:
         """Waits until `fetch_new_tasks` has something to return.
@@ -214,8 +221,7 @@ class NetworkView:
         Returns:
             Whether it has.
         """
-        with self._cache_lock:
-            return self._wait_for_news(timeout)
+        return self._wait_for_news(timeout)
 
     def iter_new_tasks(self, timeout: float | None = None) -> Iterator[TaskRow]:
         """Yields finished tasks as they come, each once; shares with `fetch_new_tasks` what was returned.
@@ -233,6 +239,7 @@ class NetworkView:
         """Forgets what was read: the next look reads everything again."""
         with self._cache_lock:
             self._finished = TaskRows()
+            self._made_at = b""
             self._places: dict[str, int] = {}
             self._n_placed = 0
             self._n_shown = 0
@@ -243,9 +250,10 @@ class NetworkView:
     def worker_info(self) -> list[WorkerRecord]:
         """All workers: id, state, agent, host, process, tasks held, when joined and ended, and how.
 
-        States are ``running`` and ``idle``, or as the worker ended: ``terminated``, ``killed``, ``lost``.
+        States are ``starting``, ``idle``, ``running`` (it has a task), ``draining`` (it was asked to end, and is at its
+        last task), or as the worker ended: ``terminated``, ``killed``, ``lost``.
         """
-        return self._ask(lambda reader: reader.workers())
+        return self._ask(lambda reader: reader.workers(self._expected_workers()))
 
     @property
     def worker_states(self) -> dict[str, str]:
@@ -254,12 +262,12 @@ class NetworkView:
 
     @property
     def worker_ids(self) -> list[str]:
-        """Ids of all workers, of those that have ended as well."""
+        """Ids of all workers, also of those that are still starting, and of those that have ended."""
         return [worker.worker_id for worker in self.worker_info]
 
     @property
     def running_worker_ids(self) -> list[str]:
-        """Ids of the workers that are there, whether they have a task or not."""
+        """Ids of the workers that have joined and not ended, whether they have a task or not."""
         return self._ask(lambda reader: reader.worker_ids())
 
     @property
@@ -269,7 +277,7 @@ class NetworkView:
 
     @property
     def killed_worker_ids(self) -> list[str]:
-        """Ids of the workers that were killed by `stop_workers`."""
+        """Ids of the workers that were killed: by `stop_workers`, or to end their task."""
         return self._ask(lambda reader: reader.ended_worker_ids(KILLED))
 
     @property
@@ -279,12 +287,12 @@ class NetworkView:
 
     @property
     def n_workers(self) -> int:
-        """How many workers there are and were."""
+        """How many workers there are, were, and are starting."""
         return len(self.worker_ids)
 
     @property
     def n_running_workers(self) -> int:
-        """How many workers are there."""
+        """How many workers have joined and not ended."""
         return len(self.running_worker_ids)
 
     @property
@@ -294,7 +302,7 @@ class NetworkView:
 
     @property
     def n_killed_workers(self) -> int:
-        """How many workers were killed by `stop_workers`."""
+        """How many workers were killed: by `stop_workers`, or to end their task."""
         return len(self.killed_worker_ids)
 
     @property
@@ -366,50 +374,78 @@ class NetworkView:
         """A reader that may wait while others read."""
         raise NotImplementedError
 
+    def _expected_workers(self) -> dict[str, str]:
+        """Workers that are to come, and their agents, as far as is known here."""
+        return {}
+
     def _ask(self, question: Callable[[NetworkReader], _T]) -> _T:
         with self._reader_lock:
             return question(self._reader)
 
     def _list(self, state: str) -> list[str]:
-        return self._ask(lambda reader: reader.list_tasks((state,)))[0]
+        return self._ask(lambda reader: reader.list_tasks((state,)))[1][0]
 
     def _is_state(self, keys: str | Iterable[str], state: str) -> bool | list[bool]:
         if isinstance(keys, str):
             return self.task_states([keys])[keys] == state
         return [found == state for found in self.task_states(keys).values()]
 
+    @contextlib.contextmanager
+    def _waiter(self) -> Iterator[NetworkReader]:
+        """A reader that may wait while others read, and wait."""
+        try:
+            waiter = self._idle_waiters.pop()
+        except IndexError:
+            waiter = self._new_waiter()
+        try:
+            yield waiter
+        finally:
+            self._idle_waiters.append(waiter)
+
     def _wait_for_news(self, timeout: float | None) -> bool:
-        """Reads what is new; waits for it, if there is nothing. The cache's lock is held."""
-        self._read_news()
-        if len(self._finished) > self._n_shown or timeout == 0:
-            return len(self._finished) > self._n_shown
+        """Reads what is new; waits for it, if there is nothing."""
+        with self._cache_lock:
+            self._read_news()
+            if len(self._finished) > self._n_shown or timeout == 0:
+                return len(self._finished) > self._n_shown
         end_at = None if timeout is None else time.monotonic() + timeout
-        with self._waiter_lock:
-            ring, wait_s = b"", 0.0
+        ring, wait_s = b"", 0.0
+        with self._waiter() as waiter:
             while True:
-                ring, news = self._waiter.wait_finished(ring, len(self._finished), wait_s)
-                if news.records:
-                    self._add(news.records)
-                    return True
+                first = len(self._finished)
+                ring, news = waiter.wait_finished(ring, first, wait_s)
+                with self._cache_lock:
+                    if first == len(self._finished) and news.made_at == self._made_at:
+                        self._add(news.records)
+                    else:
+                        # Somebody else has read meanwhile, or there is something to be forgotten.
+                        self._read_news()
+                    if len(self._finished) > self._n_shown:
+                        return True
                 wait_s = timeout_left(end_at)
                 if not wait_s:
                     return False
 
     def _read_news(self) -> None:
+        """Reads what is new; the cache's lock is held."""
         while True:
             first = len(self._finished)
             news = self._ask(lambda reader: reader.read_finished(first))  # noqa: B023 - asked at once
-            if news.n_finished < first:
-                # The network was reset.
+            if first and (news.made_at != self._made_at or news.n_finished < first):
+                # The network was reset or cleared, or its server has lost what it had.
                 self.reset_cache()
                 continue
+            self._made_at = news.made_at
             self._add(news.records)
-            while news.records and (n_read := len(self._finished)) < news.n_finished:
-                more = self._ask(lambda reader: reader.read_more_finished(n_read, news.n_finished))  # noqa: B023
+            if not news.records or len(self._finished) >= news.n_finished:
+                return
+            while (n_read := len(self._finished)) < news.n_finished:
+                more = self._ask(
+                    lambda reader: reader.read_more_finished(n_read, news.n_finished, news.made_at)  # noqa: B023
+                )
                 if not more:
-                    return
+                    break
                 self._add(more)
-            return
 
     def _add(self, records: Sequence[Record]) -> None:
         self._finished.extend([self._row(record) for record in records])
@@ -429,29 +465,15 @@ class NetworkView:
         return [read[key] for key in keys if key in read]
 
     def _row(self, record: Record) -> TaskRow:
-        decode, key = self._codec.decode, record.task_id
-        payload = record.payload
-        if record.blob_id:
-            payload = self._blob(record.blob_id)
-        # An executor's task is a call: nothing that could be shown as a row.
-        xs: Any = decode(XS, key, payload) if payload and not record.is_call else {}
-        if isinstance(xs, tuple):
-            xs = xs[0]
-        ys: dict[str, Any] = {}
-        condition: BaseException | None = None
-        if record.outcome:
-            tag, body = record.outcome[:1], record.outcome[1:]
-            if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
-                tag, body = (FINISHED_TAG if tag == FINISHED_BLOB_TAG else FAILED_TAG), self._blob(body.decode())
-            if tag == FINISHED_TAG:
-                ys = decode(YS, key, body)
-            else:
-                condition = condition_of(self._codec, key, tag, body)
-        extra: dict[str, Any] = decode(EXTRA, key, record.extra) if record.extra else {}
-        if record.more:
-            extra |= decode(EXTRA, key, record.more)
+        try:
+            xs, (ys, condition), extra = self._xs(record), self._outcome(record), self._extra(record)
+        except PayloadError as error:
+            if error.__cause__ is None:
+                # It does not verify. That is no matter of this row: probably nothing of this network can be read here.
+                raise
+            xs, ys, condition, extra = self._readable(record, error)
         return TaskRow(
-            key,
+            record.task_id,
             record.state,
             xs,
             ys,
@@ -464,8 +486,43 @@ class NetworkView:
             record.attempt,
         )
 
+    def _readable(self, record: Record, error: PayloadError) -> tuple[_Row, _Row, BaseException | None, _Row]:
+        """What can be read of a row where not all can: a module is not there, say, or a file."""
+        parts: list[Any] = [{}, ({}, None), {}]
+        for i, read in enumerate((self._xs, self._outcome, self._extra)):
+            with contextlib.suppress(PayloadError):
+                parts[i] = read(record)
+        xs, (ys, condition), extra = parts
+        return xs, ys, condition or error, extra
+
+    def _xs(self, record: Record) -> _Row:
+        # An executor's task is a call: nothing that could be shown as a row.
+        if record.is_call or not (record.payload or record.blob_id):
+            return {}
+        payload = self._blob(record.blob_id) if record.blob_id else record.payload
+        content: _Row | tuple[_Row, int] = self._codec.decode(XS, record.task_id, payload)
+        return content[0] if isinstance(content, tuple) else content
+
+    def _outcome(self, record: Record) -> tuple[_Row, BaseException | None]:
+        if not record.outcome:
+            return {}, None
+        key, tag, body = record.task_id, record.outcome[:1], record.outcome[1:]
+        if tag in (FINISHED_BLOB_TAG, FAILED_BLOB_TAG):
+            tag, body = (FINISHED_TAG if tag == FINISHED_BLOB_TAG else FAILED_TAG), self._blob(body.decode())
+        if tag != FINISHED_TAG:
+            return {}, condition_of(self._codec, key, tag, body)
+        return self._codec.decode_result(key, body) if record.is_call else (self._codec.decode(YS, key, body), None)
+
+    def _extra(self, record: Record) -> _Row:
+        decode, key = self._codec.decode, record.task_id
+        extra: _Row = decode(EXTRA, key, record.extra) if record.extra else {}
+        return extra | decode(EXTRA, key, record.more) if record.more else extra
+
     def _blob(self, blob_id: str) -> bytes:
-        return self._ask(lambda reader: reader.read_blob(blob_id))
+        try:
+            return self._ask(lambda reader: reader.read_blob(blob_id))
+        except KeyError as error:
+            raise PayloadError("a large value is gone from the server") from error
 
 
 def _select(table: TaskTable, fields: Iterable[str] | None) -> TaskTable:

@@ -30,7 +30,7 @@ class TaskRow(NamedTuple):
         ys: Its results, by name; empty until it is finished.
         extra: What else was stored with it, by name.
         worker_id: The worker that has it, or had it last; empty when there was none.
-        condition: Why it failed; None unless it did.
+        condition: Why it failed, or why some of its values cannot be read here; None otherwise.
         pushed_at: When it was created, in seconds since 1970-01-01 UTC by the server's clock; so are the next two.
         started_at: When its last attempt began; None before.
         ended_at: When it ended; None before.

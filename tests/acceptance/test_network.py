@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import random
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rush_executor import Rush, RushError, RushExecutor, RushWorker, rsh, worker_loop_process
-from rush_executor.errors import TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor import (
+    Rush,
+    RushError,
+    RushExecutor,
+    RushWorker,
+    rsh,
+    rush_plan,
+    with_rng_state,
+    worker_loop_default,
+    worker_loop_process,
+)
+from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor.testing import temporary_server
 
 DEADLINE_S = 60.0
@@ -61,6 +73,16 @@ def sleep_on_two(x: int) -> dict[str, int]:
     if x == 2:
         time.sleep(600)
     return {"y": x}
+
+
+class BreaksOnArrival:
+    """A loop that cannot be unpickled in a worker."""
+
+    def __call__(self, worker: RushWorker) -> None:
+        """Never called."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
 
 
 def test_the_first_example(rush: Rush) -> None:
@@ -136,7 +158,8 @@ def test_a_crash(rush: Rush) -> None:
     assert rush.lost_worker_ids == [row.worker_id] == rush.detect_lost_workers()
     assert rush.detect_lost_workers() == []
     assert rush.restart_workers(row.worker_id) == [row.worker_id]
-    rush.wait_for_workers(2, timeout=DEADLINE_S)
+    rush.wait_for_workers(worker_ids=[row.worker_id], timeout=DEADLINE_S)
+    assert rush.n_running_workers == 2
     assert rush.lost_worker_ids == []
 
 
@@ -152,11 +175,15 @@ def test_a_time_limit(rush: Rush) -> None:
     """Ends the task; the worker goes on, under its id."""
     ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
     keys = rush.push_tasks([{"x": x} for x in range(4)], timeouts=[30, 30, 0.3, 30])
-    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+    seen: set[str] = set()
+    wait_until(lambda: seen.update(rush.worker_states.values()) or rush.n_finished_tasks == 3)
     [row] = rush.fetch_failed_tasks()
     assert row.key == keys[2]
     assert isinstance(row.condition, TaskTimeoutError)
     assert set(rush.fetch_finished_tasks()["worker_id"]) == set(ids)
+    # It was ended for its task, not lost, not even for a moment.
+    assert seen <= {"starting", "idle", "running"}
+    assert rush.detect_lost_workers() == []
 
 
 def test_a_process_for_each_task(rush: Rush) -> None:
@@ -189,6 +216,69 @@ def test_stopping(rush: Rush) -> None:
     assert "Worker was killed" in str(rush.fetch_tasks([key])["condition"][0])
     with pytest.warns(RuntimeWarning, match="no such workers: nobody"):
         rush.stop_workers(worker_ids="nobody")
+
+
+def test_the_states_of_a_worker(rush: Rush, url: str) -> None:
+    """From its start to its end, as its manager sees them, and another one."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    assert rush.worker_states == {ids[0]: "starting"}
+    assert rush.worker_ids == ids
+    assert rush.running_worker_ids == []
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    assert rush.worker_states == {ids[0]: "idle"}
+    [key] = rush.push_tasks([{"x": 2}])
+    wait_until(lambda: rush.worker_states == {ids[0]: "running"})
+    rush.stop_workers()
+    wait_until(lambda: rush.worker_states == {ids[0]: "draining"})
+    with Rush(rush.network_id, url) as other:
+        assert other.worker_states == {ids[0]: "draining"}
+        assert [(worker.n_running, worker.host != "") for worker in other.worker_info] == [(1, True)]
+    # It is at its task, so it has not ended, and can still be killed.
+    assert rush.running_worker_ids == ids
+    rush.stop_workers("kill")
+    wait_until(lambda: rush.worker_states == {ids[0]: "killed"})
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
+    assert [rush.n_workers, rush.n_running_workers, rush.n_killed_workers, rush.n_lost_workers] == [1, 0, 1, 0]
+
+
+def test_the_states_of_a_worker_by_hand(rush: Rush) -> None:
+    """It is asked to end, and says so; it is there as long as whoever made it wants."""
+    with RushWorker(rush.network_id, rush._config.url, "w1", heartbeat_period=0.1) as worker:
+        assert rush.worker_states == {"w1": "idle"}
+        assert not worker.terminated
+        rush.stop_workers("kill")
+        wait_until(lambda: rush.worker_states == {"w1": "draining"})
+        assert worker.terminated
+        assert worker.terminated_on_idle
+    assert rush.worker_states == {"w1": "terminated"}
+    assert rush.n_terminated_workers == 1
+
+
+@pytest.mark.parametrize(("how", "state"), [("terminate", "terminated"), ("kill", "killed")])
+def test_stopping_what_starts(rush: Rush, how: str, state: str) -> None:
+    """Workers that were started a moment ago are stopped as well, and are not taken for lost."""
+    ids = rush.start_local_workers(fun=add, n_workers=2)
+    rush.stop_workers(how)
+    wait_until(lambda: rush.worker_states == dict.fromkeys(ids, state))
+    # Nobody waits for them any more.
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    with pytest.warns(RuntimeWarning, match="no worker is left"):
+        assert not rush.wait_for_tasks(rush.push_tasks([{"x1": 1, "x2": 2}]))
+    rush.restart_workers(ids[0])
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    assert rush.running_worker_ids == [ids[0]]
+
+
+def test_a_worker_that_has_ended_had_joined(rush: Rush) -> None:
+    """Whoever waits for workers does not wait for ever because they were fast; one that could not start is told."""
+    ids = rush.start_local_workers(lambda worker: None, n_workers=1)
+    wait_until(lambda: rush.terminated_worker_ids == ids)
+    rush.wait_for_workers(timeout=0)
+    with pytest.raises(TimeoutError, match="1 more workers"):
+        rush.wait_for_workers(1, timeout=0)
+    broken = rush.start_local_workers(BreaksOnArrival(), n_workers=1)
+    with pytest.raises(RuntimeError, match=f"ended during their start: {broken[0]}"):
+        rush.wait_for_workers(timeout=DEADLINE_S)
 
 
 def test_priorities(rush: Rush) -> None:
@@ -248,6 +338,37 @@ def test_new_tasks(rush: Rush) -> None:
     more = rush.push_finished_tasks([{"x": 1}], [{"y": 1}])
     assert [row.key for row in rush.iter_new_tasks(timeout=0.05)] == more
     assert rush.fetch_finished_tasks().keys == keys + more
+
+
+def test_reset_cache(rush: Rush) -> None:
+    """What was read is forgotten: all of it is read, and new, once more."""
+    keys = rush.push_finished_tasks([{"x": 1}] * 2, [{"y": [1]}] * 2)
+    first = rush.fetch_new_tasks()
+    first["y"][0].append(2)
+    assert rush.fetch_finished_tasks()["y"] == [[1, 2], [1]]
+    rush.reset_cache()
+    assert rush.fetch_new_tasks()["y"] == [[1], [1]]
+    assert rush.fetch_new_tasks().keys == []
+    assert rush.fetch_finished_tasks().keys == keys
+
+
+def test_names_of_before(rush: Rush, url: str) -> None:
+    """Work still; and a loop of one's own may end in the built-in one."""
+    one, two, three = rush.push_tasks([{"x": 1}, {"x": 2}, {"x": 3}])
+    with RushWorker(rush.network_id, url) as worker:
+        assert [task.key for _ in range(2) if (task := worker.pop_task())] == [one, two]
+        assert worker.push_results(one, [{"y": 1}]) == [one]
+        assert worker.push_failed([two], "it was so") == [two]
+
+    def loop(worker: RushWorker) -> None:
+        worker.finish_tasks(worker.push_running_tasks([{"x": 0}]), {"y": 0})
+        worker_loop_default(worker, lambda x: {"y": -x})
+
+    rush.start_local_workers(loop, n_workers=1)
+    assert rush.wait_for_tasks(three, timeout=DEADLINE_S)
+    assert rush.fetch_finished_tasks()["y"] == [1, 0, -3]
+    assert rush.failed_tasks == [two]
+    assert [str(row.condition) for row in rush.fetch_failed_tasks()] == ["it was so"]
 
 
 def test_waiting_wakes_on_an_event(rush: Rush) -> None:
@@ -324,6 +445,22 @@ def test_a_network_of_an_executor(url: str) -> None:
         rush.reset()
 
 
+@pytest.mark.parametrize("secret", [None, "word"])
+def test_a_durable_network_of_an_executor(url: str, secret: str | None) -> None:
+    """What calls have returned is there to be looked at, as a column; how they failed as ever."""
+    with RushExecutor(1, url=url, network_id="night", durable=True, secret=secret) as executor:
+        futures = [executor.submit(pow, 2, n) for n in range(3)]
+        futures += [executor.submit(int, "x"), executor.submit(bytes, 500_000)]
+        assert list(executor.map(abs, [-1, -2], chunksize=2)) == [1, 2]
+        with executor.network as rush:
+            assert rush.wait_for_tasks([future.task_id for future in futures], timeout=DEADLINE_S)
+            table = rush.fetch_finished_tasks()
+            assert table["result"] == [1, 2, 4, bytes(500_000), [1, 2]]
+            assert table.keys[:3] == [future.task_id for future in futures[:3]]
+            assert [str(error) for error in rush.fetch_failed_tasks()["condition"]] == [str(futures[3].exception())]
+            rush.reset()
+
+
 def test_reset(rush: Rush, url: str) -> None:
     """Deletes this network's keys alone, also of one with an odd name."""
     with Rush("od*d[name]?", url) as odd, Rush("other", url) as other:
@@ -335,6 +472,87 @@ def test_reset(rush: Rush, url: str) -> None:
         assert odd.push_tasks([{"x": 1}]) == odd.tasks
         odd.reset()
         other.reset()
+
+
+def test_reset_data(rush: Rush, url: str) -> None:
+    """Forgets the tasks and keeps the workers; what one of them was at is dropped, whoever had made it."""
+
+    def loop(worker: RushWorker) -> None:
+        [own] = worker.push_running_tasks([{"x": 1}])
+        while worker.is_running_task(own):
+            time.sleep(0.005)
+        assert worker.finish_tasks(own, {"y": 1}) == []
+        task = None
+        while task is None:
+            task = worker.pop_task()
+        worker.finish_tasks(task.key, {"y": 2})
+
+    with Rush(rush.network_id, url) as other:
+        other.reset_data()
+        assert other.n_tasks == 0
+        other.push_finished_tasks([{"x": 0}] * 3, [{"y": 0}] * 3)
+        assert len(rush.fetch_finished_tasks()) == 3
+        [worker] = rush.start_local_workers(loop, n_workers=1)
+        wait_until(lambda: rush.n_running_tasks == 1)
+        other.push_tasks([{"x": 5}], extra=[{"large": b"x" * 300_000}])
+        other.reset(workers=False)
+        assert [rush.n_tasks, rush.n_running_tasks, len(rush.fetch_tasks_with_state())] == [0] * 3
+        assert rush.running_worker_ids == [worker]
+        keys = other.push_tasks([{"x": 2}])
+        assert other.wait_for_tasks(keys, timeout=DEADLINE_S)
+        other.push_finished_tasks([{"x": 3}] * 3, [{"y": 3}] * 3)
+        # As many as were read before, and more: they are others.
+        assert rush.fetch_finished_tasks()["x"] == [2, 3, 3, 3]
+        assert rush.fetch_new_tasks()["x"] == [2, 3, 3, 3]
+    with (
+        RushExecutor(0, url=url, network_id="calls"),
+        Rush("calls", url) as calls,
+        pytest.raises(RushError, match="is a RushExecutor's"),
+    ):
+        calls.reset_data()
+
+
+def test_what_was_read_of_a_network_that_was_reset(rush: Rush, url: str) -> None:
+    """Is forgotten, though the next one of this name has as many tasks."""
+    rush.push_finished_tasks([{"x": 1}] * 3, [{"y": 1}] * 3)
+    assert rush.fetch_new_tasks()["x"] == [1, 1, 1]
+    with Rush(rush.network_id, url) as other:
+        other.reset()
+        other.push_finished_tasks([{"x": 2}] * 5, [{"y": 2}] * 5)
+    assert rush.fetch_new_tasks()["x"] == rush.fetch_finished_tasks()["x"] == [2] * 5
+
+
+def test_waiting_for_what_there_is_not(rush: Rush) -> None:
+    """It is told, though there are workers: nobody would end it."""
+    rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    [key] = rush.push_tasks([{"x": 2}])
+    with pytest.raises(KeyError, match="has no task 'nothing'"):
+        rush.wait_for_tasks([key, "nothing"])
+    wait_until(lambda: rush.is_running_task(key))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(rush.wait_for_tasks, key)
+        rush.reset_data()
+        with pytest.raises(KeyError, match="has no task"):
+            waiting.result(DEADLINE_S)
+
+
+def test_threads_that_wait(rush: Rush) -> None:
+    """Do not keep others from looking, or from waiting for less long."""
+    [key] = rush.push_tasks([{"x": 1}])
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(rush.wait_for_tasks, key, timeout=DEADLINE_S, detect_lost_workers=False),
+            pool.submit(rush.fetch_new_tasks, timeout=DEADLINE_S),
+        ]
+        assert not rush.wait_for_new_tasks(timeout=0.1)
+        assert len(rush.fetch_finished_tasks()) == 0
+        assert not any(future.done() for future in waiting)
+        with RushWorker(rush.network_id, rush._config.url) as worker:
+            task = worker.pop_task()
+            assert task is not None
+            worker.finish_tasks(task.key, {"y": 1})
+        assert waiting[0].result(DEADLINE_S)
+        assert waiting[1].result(DEADLINE_S).keys == [key]
 
 
 def test_it_can_be_pickled(rush: Rush) -> None:
@@ -356,17 +574,102 @@ def test_large_values(rush: Rush) -> None:
     assert (len(row.xs["a"]), len(row.ys["b"])) == (1_000_000, 1_000_000)
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_seeds(rush: Rush, n_workers: int) -> None:
-    """The same numbers for a seed, whoever runs what."""
-    import random
+def test_large_values_in_a_folder(url: str, tmp_path: Path) -> None:
+    """Inputs, results and what a loop is given go through files, whoever writes them; reset leaves none."""
+    weights = b"w" * 1_000_000
+    with Rush("folder", url, large_objects_path=tmp_path) as rush, Rush("folder", url) as other:
+        rush.start_local_workers(
+            fun=lambda data, weights: {"both": data + weights}, constants={"weights": weights}, n_workers=1
+        )
+        keys = other.push_tasks([{"data": b"x" * 1_000_000}])
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+        assert other.fetch_finished_tasks()["both"] == [b"x" * 1_000_000 + weights]
+        sizes = sorted(file.stat().st_size for file in tmp_path.glob("*/*"))
+        assert [round(size / 1e6) for size in sizes] == [1, 1, 2]
+        with pickle.loads(pickle.dumps(rush)) as copy:
+            assert copy.fetch_finished_tasks()["data"] == [b"x" * 1_000_000]
+        rush.reset()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="must be a folder that is there"):
+        Rush("folder", url, large_objects_path=tmp_path / "nothing")
+    with rush_plan(1, url, large_objects_path=str(tmp_path)), Rush("planned") as rush:
+        rush.push_tasks([{"data": b"x" * 1_000_000}])
+        assert len(list(tmp_path.glob("*/*"))) == 1
+        rush.reset()
 
-    rush.start_local_workers(fun=lambda x: {"y": random.random()}, n_workers=n_workers)
-    keys = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
-    again = rush.push_tasks([{"x": x} for x in range(20)], seeds=123)
-    assert rush.wait_for_tasks(keys + again, timeout=DEADLINE_S)
-    assert rush.fetch_tasks(keys)["y"] == rush.fetch_tasks(again)["y"]
-    assert len(set(rush.fetch_tasks(keys)["y"])) == 20
+
+def test_inputs_that_cannot_be_read(rush: Rush, tmp_path: Path) -> None:
+    """Fail their task, not the worker that takes it: not in a loop of one's own either."""
+    bad, good = rush.push_tasks([{"x": BreaksOnArrival()}, {"x": 2}])
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        task = worker.pop_task(0)
+        assert task is not None
+        assert task.key == good
+        assert rush.is_failed_task(bad)
+        assert worker.pop_task(0) is None
+        worker.finish_tasks(good, {"y": 4})
+    rush.start_local_workers(fun=lambda x: {"y": x}, n_workers=1)
+    [again] = rush.push_tasks([{"x": BreaksOnArrival()}])
+    assert rush.wait_for_tasks(again, timeout=DEADLINE_S)
+    assert rush.n_failed_tasks == 2
+    assert rush.n_lost_workers == 0
+    for row in rush.fetch_failed_tasks():
+        assert isinstance(row.condition, PayloadError)
+        assert "cannot be unpickled in the worker" in str(row.condition)
+
+
+def test_values_that_cannot_be_read_here(rush: Rush) -> None:
+    """Are missing in their row, which says why; the other rows are whole, and so is what else is in this one."""
+    keys = rush.push_finished_tasks(
+        [{"x": 1}, {"x": 2}, {"x": BreaksOnArrival()}],
+        [{"y": 1}, {"y": BreaksOnArrival()}, {"y": 3}],
+        extra=[{"e": 1}, {"e": 2}, {"e": 3}],
+    )
+    table = rush.fetch_finished_tasks()
+    assert table.keys == keys
+    assert [table["x"], table["y"], table["e"]] == [[1, 2, None], [1, None, 3], [1, 2, 3]]
+    assert [type(condition) for condition in table["condition"]] == [type(None), PayloadError, PayloadError]
+    assert f"ys of task {keys[1]} cannot be unpickled" in str(table["condition"][1])
+
+
+def draw(x: int, folder: Path) -> dict[str, list[float]]:
+    """Some numbers; of every tenth task the first worker is killed when it has drawn half of them."""
+    import numpy as np
+
+    numbers = [random.random(), np.random.random()]  # noqa: NPY002 - the one that is seeded
+    mark = folder / str(x)
+    if x % 10 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"y": [*numbers, random.gauss(0, 1), np.random.normal()]}  # noqa: NPY002
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_seeds(rush: Rush, n_workers: int, tmp_path: Path) -> None:
+    """The same numbers for a seed, whoever runs what, in whatever order, at the first attempt or at the second."""
+    xss = [{"x": x} for x in range(20)]
+    for x in range(20):
+        (tmp_path / str(x)).touch()
+    with RushWorker(rush.network_id, rush._config.url) as worker:
+        by_hand = rush.push_tasks(xss, seeds=123)
+        while (task := worker.pop_task(0)) is not None:
+            with with_rng_state(task.seed):
+                worker.finish_tasks(task.key, draw(**task.xs, folder=tmp_path))
+    expected = rush.fetch_tasks(by_hand)["y"]
+    assert len({tuple(numbers) for numbers in expected}) == 20
+    for x in range(0, 20, 10):
+        (tmp_path / str(x)).unlink()
+    ids = rush.start_local_workers(fun=draw, constants={"folder": tmp_path}, n_workers=n_workers)
+    keys = rush.push_priority_tasks(xss, list(range(20)), seeds=123, max_retries=1)
+    for _ in range(2):
+        # Each kill takes a worker, and nobody but us starts another.
+        wait_until(lambda: rush.n_lost_workers or rush.n_finished_tasks == 40)
+        rush.detect_lost_workers(restart_workers=True)
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert rush.fetch_tasks(keys)["y"] == expected
+    # Others were claimed along with one that killed its worker, and not started.
+    assert all(row.attempts > 1 for row in rush.fetch_tasks(keys[::10]))
+    assert set(rush.fetch_tasks(keys)["worker_id"]) <= set(ids)
 
 
 def tell(x: int) -> dict[str, int]:
@@ -412,7 +715,6 @@ def test_a_loop_that_fails(rush: Rush) -> None:
 
 def test_another_seed(rush: Rush) -> None:
     """A task that is retried with the next seed draws other numbers, whatever the size of its inputs."""
-    import random
 
     def draw(data: bytes) -> dict[str, float]:
         raise ValueError(random.random())

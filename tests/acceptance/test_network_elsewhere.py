@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
+import redis
 
 from rush_executor import (
     Rush,
@@ -45,6 +48,11 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 
 def add(x1: float, x2: float) -> dict[str, float]:
+    return {"y": x1 + x2}
+
+
+def add_and_tell(x1: float, x2: float) -> dict[str, float]:
+    logging.getLogger("mylib").info("adding %s and %s", x1, x2)
     return {"y": x1 + x2}
 
 
@@ -87,14 +95,48 @@ def test_a_worker_waits_for_something_to_do(url: str) -> None:
         rush.reset()
 
 
+def test_workers_that_are_killed_from_afar(url: str) -> None:
+    """Have no successors; a command whose workers have all been stopped, or whose network is reset, ends."""
+    with Rush("afar", url) as rush:
+        rush.set_worker_loop(fun=add)
+        command = run(*worker_command(url, "afar"))
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        one, two = rush.running_worker_ids
+        rush.stop_workers("kill", one)
+        wait_until(lambda: rush.killed_worker_ids == [one])
+        rush.stop_workers(worker_ids=two)
+        end(command)
+        assert rush.worker_states == {one: "killed", two: "terminated"}
+        again = run(*worker_command(url, "afar"))
+        rush.wait_for_workers(2, timeout=DEADLINE_S)
+        rush.reset()
+        end(again)
+
+
+def test_workers_that_have_nothing_to_run_yet(url: str) -> None:
+    """Are starting, and can be stopped."""
+    with Rush("yet", url) as rush:
+        command = run(*worker_command(url, "yet"))
+        rush.push_tasks([{"x1": 1, "x2": 2}])
+        wait_until(lambda: list(rush.worker_states.values()) == ["starting"] * 2)
+        rush.stop_workers()
+        end(command)
+        assert list(rush.worker_states.values()) == ["terminated"] * 2
+        rush.reset()
+
+
 def test_a_script(url: str, tmp_path: Path) -> None:
     """Run by `sh`, with a hostile name and url; what is secret is in the environment and nowhere else."""
     network_id = "it's-`a`-$(network);\"#&|*?-"
     secret = "the secret's `name`"  # noqa: S105
-    with Rush(network_id, url, secret=secret) as rush:
+    socket = Path(url.removeprefix("unix://"))
+    folder = tmp_path / "it's `a` $(folder); \"&|*\\n"
+    folder.symlink_to(socket.parent)
+    with Rush(network_id, f"unix://{folder / socket.name}", secret=secret) as rush:
         script = rush.create_worker_script(n_workers=2)
         assert secret not in script
-        rush.set_worker_loop(fun=add)
+        assert str(folder.name.partition("'")[2]) in script
+        rush.set_worker_loop(fun=add, log_levels="DEBUG")
         keys = rush.push_tasks([{"x1": 1, "x2": 2}])
         file = tmp_path / "script"
         file.write_text(script, encoding="utf-8")
@@ -107,18 +149,30 @@ def test_a_script(url: str, tmp_path: Path) -> None:
         assert not [process for process in family if secret in " ".join(process.cmdline())]
         rush.stop_workers()
         assert secret not in end(workers)
+        assert not [record for record in rush.read_log() if secret in str(record)]
         rush.reset()
 
 
-def test_a_password_stays_out_of_the_script() -> None:
-    """Who runs it is told what to set."""
-    from rush_executor._config import NetworkConfig
-    from rush_executor._network.script import worker_script
-
-    config = NetworkConfig(url=f"redis://user:{PASSWORD}@host:6379/0", network_id="n")
-    text = worker_script(config, n_workers=1, python="python3")
-    assert PASSWORD not in text
-    assert "set RUSH_URL to the URL of the server (host), with its password" in end(run("sh", "-c", text), code=2)
+def test_a_password(url: str, tmp_path: Path) -> None:
+    """Is not in the script, nor in the list of processes, nor in what they say; who runs it is told what to set."""
+    with redis.Redis.from_url(url) as client:
+        client.config_set("requirepass", PASSWORD)
+    with_password = url.replace("unix://", f"unix://:{quote(PASSWORD)}@")
+    with Rush("guarded", with_password) as rush:
+        script = rush.worker_script()
+        assert not [word for word in (PASSWORD, quote(PASSWORD)) if word in script + repr(rush)]
+        assert "set RUSH_URL to the URL of the server" in end(run("sh", "-c", script), code=2)
+        rush.set_worker_loop(fun=add, log_levels="DEBUG")
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
+        workers = run("sh", "-c", script, RUSH_URL=with_password, RUSH_PYTHON=sys.executable)
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S, detect_lost_workers=False)
+        family = [psutil.Process(workers.pid), *psutil.Process(workers.pid).children(recursive=True)]
+        told = [" ".join(process.cmdline()) for process in family]
+        rush.stop_workers()
+        told += [end(workers), *map(str, rush.read_log()), *map(str, rush.worker_info)]
+        assert len(told) > 3
+        assert not [text for text in told if PASSWORD in text or quote(PASSWORD) in text]
+        rush.reset()
 
 
 def test_launchers(url: str) -> None:
@@ -140,14 +194,18 @@ def test_plans(url: str) -> None:
     """A package that knows nothing of the user's machines asks the plan."""
     assert not rush_available()
     assert rush_config() is None
-    with rush_plan(3, url) as plan, rush_plan(1, url):
+    with rush_plan(3, url) as plan, rush_plan(1, url, log_levels={"mylib": "INFO"}, start_worker_timeout=0):
         assert rush_available()
         assert plan.n_workers == 3
         assert rush_config().n_workers == 1  # type: ignore[union-attr]
         with Rush("planned") as rush:
-            [worker] = rush.start_workers(fun=add)
+            with pytest.raises(TimeoutError, match=r"1 more workers .* within 0 s"):
+                rush.wait_for_workers(1)
+            [worker] = rush.start_workers(fun=add_and_tell)
             rush.wait_for_workers(timeout=DEADLINE_S)
             assert rush.running_worker_ids == [worker]
+            rush.push_tasks([{"x1": 1, "x2": 2}])
+            wait_until(lambda: [record.message for record in rush.read_log()] == ["adding 1 and 2"])
             rush.reset()
     assert not rush_available()
     scripts: list[str] = []

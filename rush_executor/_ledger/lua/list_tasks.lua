@@ -1,9 +1,9 @@
 -- Purpose: say which tasks are in which state, at one moment.
--- KEYS: 1 queued_tasks, 2 finished_tasks, 3 failed_tasks, 4 worker_ids
+-- KEYS: 1 queued_tasks, 2 finished_tasks, 3 failed_tasks, 4 worker_ids, 5 network
 -- ARGV: 1-2 prefixes of worker_queue:, running_tasks:, 3 index of the first finished task that is asked for, then states
--- Returns: for each state asked for, the list of ids
+-- Returns: creation and clearing of the network, then for each state asked for the list of ids
 -- Row: none, it only reads. Sent twice: it is read twice.
-local lists = {}
+local lists = {made_at(KEYS[5])}
 for i = 4, #ARGV do
   local state = ARGV[i]
   local ids = {}

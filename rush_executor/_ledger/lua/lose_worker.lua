@@ -6,7 +6,8 @@
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
---       10 terminated, killed or lost, 11 the same in words, 12 prefix of functions:
+--       10 terminated, killed or lost, or starting: it is started again at once, 11 the same in words,
+--       12 prefix of functions:
 -- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
 --   {-1, -1, 0} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
@@ -32,7 +33,7 @@ if own_client then
 end
 local was_there = redis.call('SREM', KEYS[4], ARGV[1]) + redis.call('SREM', KEYS[3], ARGV[1]) > 0
 local time
-if not keeps then
+if not keeps or ARGV[10] == 'starting' then
   redis.call('DEL', KEYS[2])
 elseif was_there then
   time = now()

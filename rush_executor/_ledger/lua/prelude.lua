@@ -95,6 +95,13 @@ local function now()
   return string.format('%s.%06d', time[1], time[2])
 end
 
+-- made_at: which creation of a network, and which clearing of it, what was read now is of: who remembers what it has read
+-- forgets that when this is another one.
+local function made_at(network)
+  local name = redis.call('HMGET', network, 'epoch', 'cleared')
+  return (name[1] or '') .. ' ' .. (name[2] or '')
+end
+
 -- tell_ends: tasks that the network keeps have ended; wake all who wait for that.
 local function tell_ends(ends)
   redis.call('XADD', ends, 'MAXLEN', 1, '*', '', '')
