@@ -210,9 +210,10 @@ class Supervisor:
         self._reap()
         if self._is_killing:
             self._kill_workers()
-        shed_at = self._shed()
+        # Before all that needs the server, which may be away.
+        local_at = min(self._end_overdue(), self._shed())
         try:
-            due_at = min(self._tend(), shed_at)
+            due_at = self._tend()
         except NetworkLostError:
             now = time.monotonic()
             self._lost_at = self._lost_at or now
@@ -224,7 +225,7 @@ class Supervisor:
         else:
             self._lost_at, self._pause_s = None, _FIRST_PAUSE_S
         if not self._is_finished():
-            self._wait(wakeup_r, due_at)
+            self._wait(wakeup_r, min(due_at, local_at))
 
     def _is_finished(self) -> bool:
         return self._is_leaving and not self._workers
@@ -248,8 +249,8 @@ class Supervisor:
             self._reaper.look()
             self._look_at = now + config.heartbeat_period_s
         self._tell_draining()
-        due_at = min(self._end_overdue(), self._end_wanted())
-        return min(due_at, self._beat_at, self._look_at, *([] if self._is_leaving else [self._network_at]))
+        due_at = min(self._end_wanted(), self._beat_at, self._look_at)
+        return due_at if self._is_leaving else min(due_at, self._network_at)
 
     def _hear_wishes(self, now: float) -> None:
         """Stops the workers that somebody wants to stop; remembers the tasks that somebody wants to end."""

@@ -149,7 +149,8 @@ class Reaper:
 
     An agent is taken for dead when its heartbeat is missing, and at a later look still is: after a stall of the server
     all keys have expired together, and every agent is about to set its own again. Some take longer for that than
-    others, so who has been blind for a while, as the server was away, lets a while pass.
+    others, so who has been blind for a while, as the server was away, lets a while pass; and so does who has seen that
+    the server answers, but lets nobody write.
 
     Args:
         channel: Shared with whoever calls.
@@ -174,20 +175,21 @@ class Reaper:
         To be called more often than every second `doubt_s`.
         """
         k = self._keys
-        replies = self._channel.call(pack(("SMEMBERS", k.agent_ids)), pack(("SMEMBERS", k.client_ids)))
-        agent_ids, client_ids = ([raw.decode() for raw in ids] for ids in replies)
-        looked_for = [k.heartbeat(agent) for agent in agent_ids] + [k.client(client) for client in client_ids]
-        found = self._channel.call(*(pack(("EXISTS", key)) for key in looked_for)) if looked_for else []
-        # After the answers, which may have taken long.
+        # The last: nobody's inbox.
+        keys = (k.agent_ids, k.client_ids, k.inbox())
+        is_writable, agents, clients = self._channel.call(evalsha("find_lost", keys, [k.heartbeat(), k.client()]))[0]
+        # After the answer, which may have taken long.
         now = time.monotonic()
-        if now - self._looked_at > 3 * self._doubt_s:
+        if now - self._looked_at > 3 * self._doubt_s or not is_writable:
             self._is_blind_until = now + self._recovery_s
         self._looked_at = now
-        for client_id, n in zip(client_ids, found[len(agent_ids) :], strict=True):
-            if not n:
-                # Its lease was its TTL. The last one takes the network with it.
-                retire_client(self._channel, k, client_id)
-        suspects = {agent: self._suspects.get(agent) for agent, n in zip(agent_ids, found, strict=False) if not n}
+        if not is_writable:
+            self._suspects.clear()
+            return []
+        for raw in clients:
+            # Its lease was its TTL. The last one takes the network with it.
+            retire_client(self._channel, k, raw.decode())
+        suspects = {raw.decode(): self._suspects.get(raw.decode()) for raw in agents}
         is_sure = now >= self._is_blind_until
         dead = [
             agent

@@ -2,7 +2,7 @@
 
 A batch is claimed when its tasks are expected to be short. When one takes longer all the same, the courier hands in
 what is done and gives back what was not started, so that no result is held up and no task waits behind it. It is
-asleep unless the worker holds a batch; then it looks every few milliseconds.
+asleep unless something lies here while a task runs; then it looks every few milliseconds.
 
 Started and abandoned (daemon) by `main.py`; touches the loop's deques and its connection, under its lock. A task that
 keeps the GIL in C code for long keeps the courier waiting too (docs/decisions/0005).

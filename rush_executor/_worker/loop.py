@@ -218,7 +218,6 @@ class TaskLoop:
                 self._asked = None
                 self.outcomes.extendleft(reversed(outcomes))
                 raise
-        self.busy.set()
 
     def receive(self) -> None:
         """Takes the answer to what was asked; under the lock, before the ledger is used for anything else."""
@@ -239,8 +238,6 @@ class TaskLoop:
         if claimed.claims:
             self.held.extend(claimed.claims)
             self._pace.claimed()
-            if len(claimed.claims) > 1:
-                self.busy.set()
 
     def _run_next(self) -> None:
         try:
@@ -260,6 +257,10 @@ class TaskLoop:
         # Only where there is plenty: not the last tasks, which another worker could start at once.
         if limit > 1 and not self.held and self._n_queued > limit and not claim.blob_id and self._pace.is_short(key):
             self._ask(claim.task_id)
+        if (self.held or self.outcomes or self._asked is not None) and not self.busy.is_set():
+            # Should this task take long, the courier looks after the rest. Said anew for each: it may have looked a
+            # moment ago, when what lies here now was not here yet.
+            self.busy.set()
         started_at = time.perf_counter()
         outcome = self._run(claim)
         ended_at = time.perf_counter()

@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
-from rush_executor import NetworkLostError, RushExecutor, ServerError, TaskKilledError
+from rush_executor import NetworkLostError, RushExecutor, ServerError, TaskKilledError, TaskTimeoutError
 from rush_executor.testing import keys_left
 from tests.acceptance import tasks
 from tests.acceptance.programs import DEADLINE_S
@@ -224,6 +225,35 @@ def test_it_does_not_end(
             with pytest.raises(NetworkLostError):
                 executor.submit(pow, 2, 2)
             executor.shutdown()
+
+
+def note_pid_and_sleep(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_while_it_is_full(server: Server, tmp_path: Path, eventually: Eventually) -> None:
+    """For longer than heartbeats last, as they cannot be set: a long task is left alone, a time limit is kept."""
+    path, pid_file = tmp_path / "starts", tmp_path / "pid"
+    beats = {"heartbeat_period": PERIOD_S, "heartbeat_expire": EXPIRE_S}
+    with (
+        RushExecutor(2, url=server.url, network_id="n", **beats) as executor,
+        RushExecutor(0, url=server.url, network_id="n", **beats),
+    ):
+        once = executor.options(max_retries=0)
+        long = once.submit(note, str(path), 7, EXPIRE_S + 4)
+        stuck = executor.options(timeout=2).submit(note_pid_and_sleep, str(pid_file))
+        eventually(lambda: path.exists() and pid_file.exists() and pid_file.read_text())
+        worker = psutil.Process(int(pid_file.read_text()))
+        with full(server) as is_felt:
+            began_at = time.monotonic()
+            # Its agent reaps it; when the ledger is told is another matter.
+            eventually(lambda: not worker.is_running())
+            # Until two looks have missed the heartbeats, and longer.
+            eventually(lambda: is_felt() and time.monotonic() - began_at > EXPIRE_S + 2.5)
+        assert long.result(DEADLINE_S) == 49
+        assert isinstance(stuck.exception(DEADLINE_S), TaskTimeoutError)
+        assert starts(path) == Counter([7])
 
 
 def test_idle_connections_are_closed(

@@ -113,6 +113,42 @@ def test_a_failover(own_rig: Rig, background: Callable[..., Future[Any]], stale:
     assert own_rig.check_places(ids) == {ids[0]: "w1", ids[1]: "queued", ids[2]: "queued"}
 
 
+@pytest.mark.parametrize("why", ["full", "read-only", "no replicas"])
+def test_a_server_that_lets_nobody_write(own_rig: Rig, eventually: Eventually, why: str) -> None:
+    """It lets no heartbeat be set, so all expire: nobody is taken for dead until they could have been set again."""
+    server = own_rig.redis
+
+    def refuse(*, wanted: bool) -> None:
+        if why == "full":
+            server.config_set("maxmemory", int(wanted))
+        elif why == "no replicas":
+            server.config_set("min-replicas-to-write", int(wanted))
+        else:
+            server.execute_command("REPLICAOF", *(("127.0.0.1", "1") if wanted else ("NO", "ONE")))
+
+    client, agent, worker, reaper = own_rig.client(), own_rig.agent(), own_rig.worker(), own_rig.reaper()
+    [task] = client.push(max_retries=0)
+    claims = worker.claim()
+    agent.ledger.beat(100)
+    refuse(wanted=True)
+    eventually(lambda: not server.exists(own_rig.keys.heartbeat("a1")))
+    assert [reaper.look() for _ in range(3)] == [[]] * 3
+    refuse(wanted=False)
+    assert own_rig.check_places([task]) == {task: "w1"}
+    assert reaper.look() == [], "what was missed in the meantime does not count"
+    agent.ledger.beat(60_000)
+    assert [reaper.look() for _ in range(3)] == [[]] * 3
+    assert worker.finish(claims) == []
+    assert client.drain() == [(task, b"Fresult")]
+    reaper._recovery_s = 600.0
+    server.delete(own_rig.keys.heartbeat("a1"))
+    refuse(wanted=True)
+    reaper.look()
+    refuse(wanted=False)
+    assert [reaper.look() for _ in range(3)] == [[]] * 3, "it takes a while until everybody is back"
+    agent.ledger.beat(60_000)
+
+
 def test_a_busy_server(own_rig: Rig, background: Callable[..., Future[Any]], eventually: Eventually) -> None:
     """A script of somebody else runs for ever: BUSY is no end, somebody will kill it."""
     client = own_rig.client()

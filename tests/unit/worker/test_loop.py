@@ -1,0 +1,108 @@
+"""The task loop and what it asks of its ledger: nothing that is done waits for long behind what runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from rush_executor._ledger.worker import Claimed, Outcome
+from rush_executor._protocol.records import Claim
+from rush_executor._protocol.slots import SLOT_SIZE, Slot
+from rush_executor._worker.loop import TaskLoop
+
+
+def claim(name: str) -> Claim:
+    return Claim(name, 1, b"call")
+
+
+class Ledger:
+    """Gives what a test has laid out for it; takes down what it is told."""
+
+    def __init__(self, *answers: Claimed) -> None:
+        self.answers = list(answers)
+        self.finished: list[str] = []
+        self.n_asked = 0
+
+    def exchange(self, outcomes: Sequence[Outcome], **_: object) -> Claimed:
+        self.finish(outcomes)
+        return self.answers.pop(0)
+
+    def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
+        self.n_asked += 1
+
+    def answer(self, outcomes: Sequence[Outcome]) -> Claimed:
+        return self.exchange(outcomes)
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
+        self.finished += [outcome.claim.task_id for outcome in outcomes]
+        return []
+
+    def release(self, claims: Sequence[Claim]) -> int:
+        return len(claims)
+
+
+class Decoder:
+    """All tasks are of one function."""
+
+    def __init__(self, run: Callable[[str], object]) -> None:
+        self._run = run
+
+    def function_key(self, _: bytes) -> bytes:
+        return b"function"
+
+    def decode_call(self, _client: str, task_id: str, _payload: bytes) -> SimpleNamespace:
+        return SimpleNamespace(fn=self._run, args=(task_id,), kwargs={}, is_chunk=False)
+
+    def encode_result(self, *_: object) -> bytes:
+        return b""
+
+
+def run(ledger: Ledger, watch: Callable[[TaskLoop, str], None]) -> None:
+    """Runs tasks, known to be short, until one is called "last"; `watch` is called in each."""
+
+    def task(name: str) -> None:
+        watch(loop, name)
+        loop.is_leaving = name == "last"
+
+    slot = Slot(bytearray(SLOT_SIZE))
+    loop = TaskLoop(cast(Any, ledger), threading.Lock(), cast(Any, Decoder(task)), slot, max_tasks=None, wake_fd=-1)
+    loop._pace.ran(b"function", 1e-6)
+    loop.run()
+
+
+def test_an_outcome_does_not_wait_for_a_task_that_was_asked_for() -> None:
+    """One that ended before the answer came is looked after by the courier, also if the answer is one task alone."""
+    ledger = Ledger(Claimed([claim("a")], 0, []), Claimed([claim("b")], 10, []), Claimed([claim("last")], 0, []))
+    waiting: dict[str, tuple[list[str], bool]] = {}
+
+    def watch(loop: TaskLoop, name: str) -> None:
+        waiting[name] = ([outcome.claim.task_id for outcome in loop.outcomes], loop.busy.is_set())
+
+    run(ledger, watch)
+    assert ledger.n_asked == 1
+    assert waiting["last"] == (["b"], True), "nobody hands it in while this one runs"
+    assert ledger.finished == ["a", "b", "last"]
+
+
+def test_an_outcome_does_not_wait_because_the_courier_has_just_looked() -> None:
+    """It clears its flag, then takes what lies here: a task that ends and one that begins in between are seen next."""
+    ledger = Ledger(Claimed([claim("a"), claim("last")], 0, []))
+    waiting: list[tuple[list[str], bool]] = []
+
+    def watch(loop: TaskLoop, name: str) -> None:
+        waiting.append(([outcome.claim.task_id for outcome in loop.outcomes], loop.busy.is_set()))
+        # As the courier does, too early for what this task leaves.
+        loop.busy.clear()
+
+    run(ledger, watch)
+    assert waiting == [([], True), (["a"], True)]
+
+
+def test_the_courier_sleeps_while_nothing_waits() -> None:
+    """A task that its worker holds alone wakes nobody."""
+    ledger = Ledger(Claimed([claim("a")], 1, []), Claimed([claim("last")], 0, []))
+    flags: list[bool] = []
+    run(ledger, lambda loop, _: flags.append(loop.busy.is_set()))
+    assert flags == [False, False]
