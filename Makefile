@@ -37,8 +37,8 @@ format: $(STAMPS)/check  ## Format the sources and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMPS)/bench  ## Measure against ProcessPoolExecutor
-	$(BIN)/python benchmarks/against_stdlib.py
+bench: $(STAMPS)/bench  ## Measure against ProcessPoolExecutor, other pools, and the least that a server takes
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(STAMPS)/docs  ## Build the documentation
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
