@@ -1,8 +1,9 @@
 """The pickler: cloudpickle's, with some additions. The only module that knows cloudpickle's inside for writing.
 
 Functions of `__mp_main__` go by value, as those of `__main__`; a function by value says from which namespace it comes;
-functions under functools' caches go by value too; read-only arrays arrive writable. All of it in a subclass: other
-users of cloudpickle in this process see nothing of it. Used for everything that `is_plain` does not take.
+functions under functools' caches go by value too; code keeps the name of its file; read-only arrays arrive writable.
+All of it in a subclass: other users of cloudpickle in this process see nothing of it. Used for everything that
+`is_plain` does not take.
 
 cloudpickle's private names that are used here and in `unpickler` are the same in 3.0 and 3.1; a test holds them.
 """
@@ -15,7 +16,7 @@ import io
 import sys
 from collections.abc import Callable
 from pickle import PickleBuffer
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 import cloudpickle
@@ -38,6 +39,15 @@ __all__ = ["NAMESPACE", "PROTOCOL", "CloudPickler", "dump_in_band", "namespace_t
 NAMESPACE: Final = "__rush_namespace__"
 
 PROTOCOL: Final = 5
+
+# What cloudpickle writes from 3.1.3 on in place of a file's name.
+_NO_FILE: Final = "<dynamic-code>"
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """Reduces code as cloudpickle does, but with its file: a traceback without it names no line of the user's."""
+    rebuild, args = _inside._code_reduce(code)  # noqa: SLF001
+    return rebuild, tuple(code.co_filename if type(arg) is str and arg == _NO_FILE else arg for arg in args)
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
@@ -65,7 +75,11 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
     """
 
     dispatch_table = _Reducers(
-        {**_inside.Pickler._dispatch_table, functools.cached_property: reduce_cached_property}  # noqa: SLF001
+        {
+            **_inside.Pickler._dispatch_table,  # noqa: SLF001
+            CodeType: _reduce_code,
+            functools.cached_property: reduce_cached_property,
+        }
     )
 
     def __init__(self, file: Any, buffer_callback: Callable[[PickleBuffer], object] | None = None) -> None:

@@ -34,6 +34,18 @@ def test_importable_goes_by_reference(fn: Any) -> None:
     assert len(function.spec) < 100
 
 
+def test_code_keeps_its_file() -> None:
+    """A traceback from the worker shows the user's lines, also those of a function inside a function."""
+
+    def outer() -> Any:
+        return lambda: 1
+
+    arrived = Sides().call(support.same, outer)
+    assert arrived.__code__.co_filename == __file__
+    assert arrived().__code__.co_filename == __file__
+    assert arrived.__code__ == outer.__code__
+
+
 def test_reference_is_made_once() -> None:
     """The second `submit` of an importable function costs a look, not a new reference."""
     encoder = Encoder(NETWORK)
