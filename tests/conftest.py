@@ -7,11 +7,13 @@ process that the test started may live. Waiting is done with `eventually`: a con
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -22,6 +24,8 @@ from tests.leftovers import no_leftovers
 
 _T = TypeVar("_T")
 _DEADLINE_S = 30.0
+# Linux tells the children of a process's main thread here.
+_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,6 +37,22 @@ def pytest_configure(config: pytest.Config) -> None:
     guard = contextlib.ExitStack()
     guard.enter_context(no_leftovers())
     config.add_cleanup(guard.close)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """A report of xdist's worker that holds what is no UTF-8 is a report, and not the end of the run."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_encodable(part) for part in value)
+    return value
 
 
 def eventually(condition: Callable[[], _T], *, deadline_s: float = _DEADLINE_S) -> _T:
@@ -69,13 +89,16 @@ def server_url(_shared_server: str) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _no_process_left() -> Iterator[None]:
-    me = psutil.Process()
-    before = {child.pid for child in me.children(recursive=True)}
+    before = _descendants()
     yield
 
     def left() -> list[psutil.Process]:
+        new = []
+        for pid in _descendants() - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                new.append(psutil.Process(pid))
         # The shared server is started by the first test that needs it, and lives on.
-        return [c for c in me.children(recursive=True) if c.pid not in before and not _is_shared_server(c)]
+        return [process for process in new if not _is_shared_server(process)]
 
     try:
         eventually(lambda: not left(), deadline_s=10.0)
@@ -91,6 +114,22 @@ def executor(server_url: str) -> Iterator[RushExecutor]:
     """An executor with two workers on the shared server."""
     with RushExecutor(2, url=server_url) as executor:
         yield executor
+
+
+def _descendants() -> set[int]:
+    """Process ids of what this process has started, and what that has started."""
+    if not _CHILDREN.exists():
+        return {child.pid for child in psutil.Process().children(recursive=True)}
+    # As psutil does it takes a look at every process of the machine, 20 ms for each test.
+    found: set[int] = set()
+    unseen = [os.getpid()]
+    while unseen:
+        for path in Path(f"/proc/{unseen.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                pids = [int(pid) for pid in path.read_text().split()]
+                found.update(pids)
+                unseen += pids
+    return found
 
 
 def _is_shared_server(process: psutil.Process) -> bool:
