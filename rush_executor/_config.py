@@ -3,8 +3,9 @@
 | variable | meaning |
 |---|---|
 | `RUSH_URL` | server to use when no `url` is given |
-| `RUSH_NETWORK` | network that `rush-executor worker` joins when none is named |
+| `RUSH_NETWORK` | network that the commands of `rush-executor` are about when none is named |
 | `RUSH_SECRET` | secret that seals payloads when none is given |
+| `RUSH_PASSWORD` | password of the server that `rush-executor server` starts |
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ __all__ = [
     "chosen_secret",
     "cpu_count",
     "default_network_id",
+    "default_password",
     "default_secret",
     "default_url",
+    "is_dumb_terminal",
     "launcher_environment",
     "log_levels",
     "redact",
@@ -175,6 +178,16 @@ def default_secret() -> bytes | None:
     """Secret named by the environment."""
     secret = os.environ.get("RUSH_SECRET")
     return secret.encode() if secret else None
+
+
+def default_password() -> str | None:
+    """Password for a server that is started, named by the environment."""
+    return os.environ.get("RUSH_PASSWORD") or None
+
+
+def is_dumb_terminal() -> bool:
+    """Whether the terminal says that it cannot move its cursor, or nothing at all."""
+    return os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
 
 
 def cpu_count() -> int:

@@ -37,7 +37,7 @@ from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.server import ServerGuard
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, TERMINATE, TIMEOUT_TAG, Loss
+from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, RESTART, TERMINATE, TIMEOUT_TAG, Loss
 from rush_executor._protocol.slots import Slot
 from rush_executor._protocol.states import KILLED, LOST, STARTING, TERMINATED
 from rush_executor.errors import NetworkLostError
@@ -159,10 +159,13 @@ class Supervisor:
         # Workers to be started under ids of their own, and those that were told to end now.
         self._unstarted = list(settings.worker_ids)
         self._killed: set[str] = set()
-        # Those that were asked to end when they have finished their task, and of which of them others know that.
+        # Those that were asked to end when they have finished their task, in whose place others are to come, and of which
+        # others know that they end.
         self._asked: set[str] = set()
+        self._restarting: set[str] = set()
         self._draining: set[str] = set()
-        # How many have done what they were started for, in a network that keeps its tasks: they need no successor.
+        # How many need no successor: they were stopped, or, in a network that keeps its tasks, have done what they were
+        # started for.
         self._n_done = 0
         self._wakeup_w = -1
         self._relay = StderrRelay()
@@ -255,7 +258,7 @@ class Supervisor:
     def _hear_wishes(self, now: float) -> None:
         """Stops the workers that somebody wants to stop; remembers the tasks that somebody wants to end."""
         wishes = self._ledger.wanted_ends()
-        stops = [wish for wish in wishes if wish.startswith((TERMINATE, KILL))]
+        stops = [wish for wish in wishes if wish.startswith((TERMINATE, KILL, RESTART))]
         for wish in stops:
             how, _, worker_id = wish.partition(":")
             self._stop_worker(worker_id, how)
@@ -269,9 +272,15 @@ class Supervisor:
                 self._killed.add(worker_id)
                 kill(worker.pid)
             elif worker.worker_id == worker_id:
+                if worker_id not in self._asked and worker.pid not in self._leaving_pids:
+                    # A second signal would end it in the middle of its task.
+                    os.kill(worker.pid, signal.SIGTERM)
                 self._asked.add(worker_id)
-                os.kill(worker.pid, signal.SIGTERM)
-        if worker_id in self._unstarted:
+                if how == RESTART:
+                    self._restarting.add(worker_id)
+                else:
+                    self._restarting.discard(worker_id)
+        if worker_id in self._unstarted and how != RESTART:
             # It ends before it has begun.
             self._ledger.announce_worker(worker_id)
             self._unstarted.remove(worker_id)
@@ -362,6 +371,8 @@ class Supervisor:
         idle_last = sorted(able, key=lambda worker: not worker.slot.current())
         for worker in idle_last[-n_surplus:]:
             self._leaving_pids.add(worker.pid)
+            if worker.worker_id in self._asked:
+                continue
             # It may have ended, and not been reaped yet.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGTERM)
@@ -451,13 +462,15 @@ class Supervisor:
             )
             if not worker.slot.is_ready():
                 self._note_failed_start(exitcode, was_wanted=was_wanted)
+            was_killed = worker.worker_id in self._killed
+            was_stopped = was_killed or worker.worker_id in self._asked - self._restarting
             task_id, tag, timeout_s = self._verdicts.pop(worker.pid, ("", LOST_TAG, 0.0))
             loss = Loss(
                 worker.worker_id,
                 self._host,
                 worker.pid,
                 exitcode,
-                describe_exit(exitcode),
+                "was killed on request" if was_killed else describe_exit(exitcode),
                 timeout_s,
                 self._relay.finish(worker.stderr),
             )
@@ -467,7 +480,10 @@ class Supervisor:
             self._losses.append((loss, task_id or guilty, tag, how))
             if how == STARTING:
                 self._unstarted.append(worker.worker_id)
-            if (was_wanted or how == TERMINATED) and self._network is not None and self._network.keeps:
+            is_restarted = worker.worker_id in self._restarting and not was_killed
+            self._restarting.discard(worker.worker_id)
+            keeps = self._network is not None and self._network.keeps
+            if was_stopped or ((was_wanted or how == TERMINATED) and keeps and not is_restarted):
                 self._n_done += 1
             self._ready_pids.discard(worker.pid)
             self._leaving_pids.discard(worker.pid)
@@ -486,11 +502,14 @@ class Supervisor:
         """What the worker is from now on; `for_task` is the task for which it was killed."""
         worker_id = worker.worker_id
         was_asked = self._is_leaving or worker.pid in self._leaving_pids or worker_id in self._asked
+        is_restarted = worker_id in self._restarting and not self._is_leaving
         was_killed = worker_id in self._killed
         for ids in (self._killed, self._asked, self._draining):
             ids.discard(worker_id)
         if was_killed:
             return KILLED
+        if is_restarted and self._settings.worker_ids:
+            return STARTING
         if for_task and not was_asked:
             # Not by its own fault: it goes on with the next task, or another worker does in its place.
             return STARTING if self._settings.worker_ids else KILLED

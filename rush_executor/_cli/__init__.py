@@ -1,79 +1,116 @@
-"""The command `rush-executor`.
+"""The command `rush-executor`: which subcommands there are, and what their ends mean.
 
-argparse, and nothing heavy imported before a subcommand runs: `--help` must come at once.
+argparse, and nothing heavy is imported before a subcommand runs: `--help` must come at once. Each subcommand has a file
+of its own here, with `DESCRIPTION`, `EXAMPLES`, `add_arguments(parser)` and `run(args, fail)`, which is imported only
+when its name stands on the command line; what they share is in `target.py` (which server and network), `output.py`
+(text, tables, JSON) and `errors.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rush_executor import __version__
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "EXIT_CODES", "main", "make_parser"]
 
-_EXAMPLES = """\
+COMMANDS = {
+    "worker": "start workers on this machine that join a network",
+    "server": "start a server for programs and workers to share",
+    "status": "say what a network, or a server, is at",
+    "top": "watch a network: workers, what each runs, queue, throughput, failures",
+    "tasks": "list tasks, show one, retry or cancel some",
+    "workers": "list workers; stop, kill or restart some",
+    "logs": "print what workers have logged and printed, and follow it",
+    "snapshot": "write a network into a file",
+    "restore": "make a network from a snapshot",
+    "reset": "delete a network, with all that it keeps",
+    "doctor": "check a server, and a network: what is wrong, and what to do",
+}
+
+EXIT_CODES = {
+    0: "it was done; of `doctor`: nothing failed",
+    1: "it could not be done: the server is not reached or refuses, a file cannot be read or written, a task is in "
+    "another state; of `doctor`: a check failed",
+    2: "the command line is wrong, or something is missing that it needs",
+    3: "there is no such network, task or worker",
+    130: "Ctrl-C, of a command that does not go on until then",
+    141: "whoever read the output has closed it",
+}
+
+_DESCRIPTION = "Networks of workers for RushExecutor and Rush, on a Redis or Valkey server."
+_EPILOG = """\
+Which server: --url, --url-file or RUSH_URL. A password belongs into the file or the variable: others on
+the machine can read a command line. Commands that look at a network find your private server on this
+machine by themselves, and the network, if there is only one.
+
 examples:
-  rush-executor worker --url redis://server:6379/0 --network demo
-  RUSH_URL=redis://server:6379/0 RUSH_SECRET=... rush-executor worker --network demo --workers 4
+  rush-executor server                      # in one terminal
+  rush-executor worker --url-file FILE --network demo
+  rush-executor top
+
+`rush-executor COMMAND --help` tells the rest.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    from rush_executor._cli.worker import run_worker_command  # noqa: PLC0415 - `--help` needs none of it
+    words = list(sys.argv[1:] if argv is None else argv)
+    # The options that may stand before it have no values.
+    wanted = next((word for word in words if not word.startswith("-")), "")
+    args = make_parser([wanted]).parse_args(words)
+    command = importlib.import_module(f"rush_executor._cli.{args.command}")
+    try:
+        code: int = command.run(args, args.fail)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Otherwise the interpreter would try again to write what is left, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        from rush_executor._cli.errors import exit_code_of
 
-    return run_worker_command(args, parser.error)
+        failed = exit_code_of(error)
+        if failed is None:
+            raise
+        print(f"rush-executor: {error}", file=sys.stderr)
+        return failed
+    return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser(filled: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Makes the parser.
+
+    Args:
+        filled: Commands whose arguments are added; of the others there is only the name.
+    """
     parser = argparse.ArgumentParser(
         prog="rush-executor",
-        description="Workers for RushExecutor, a concurrent.futures.Executor on a Redis or Valkey server.",
-        epilog=_EXAMPLES,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    worker = commands.add_parser(
-        "worker",
-        help="start workers on this machine that join a network",
-        description=(
-            "Starts an agent on this machine, whose workers join a network and run its tasks until the agent is told "
-            "to stop: Ctrl-C or SIGTERM once to finish the running tasks first, twice to stop now. It may start before "
-            "the network exists, and waits for it. The secret that seals payloads, if there is one, comes from "
-            "RUSH_SECRET or a file, never from the command line."
-        ),
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    worker.add_argument("--url", help="server: redis://, rediss:// or unix:// (default: RUSH_URL)")
-    worker.add_argument("--network", help="network to join (default: RUSH_NETWORK)")
-    worker.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one per CPU)")
-    worker.add_argument("--secret-file", metavar="FILE", help="file that holds the secret (default: RUSH_SECRET)")
-    worker.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a worker after N tasks")
-    worker.add_argument(
-        "--inner-max-num-threads",
-        type=int,
-        metavar="N",
-        help="BLAS and OpenMP threads per worker (default: fair share)",
-    )
-    worker.add_argument(
-        "--reconnect-timeout", type=float, default=60.0, metavar="S", help="seconds to wait for a lost server"
-    )
-    worker.add_argument(
-        "--heartbeat-period", type=float, default=3.0, metavar="S", help="seconds between two signs of life"
-    )
-    worker.add_argument(
-        "--heartbeat-expire",
-        type=float,
-        default=15.0,
-        metavar="S",
-        help="seconds without a sign of life after which these workers are taken for lost",
-    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    filled = set(filled)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in filled:
+            # ruff: noqa: PLC0415 - not for `rush-executor --help`
+            import shutil
+            import textwrap
+
+            module = importlib.import_module(f"rush_executor._cli.{name}")
+            command.description = textwrap.fill(module.DESCRIPTION, min(shutil.get_terminal_size().columns, 100) - 2)
+            command.epilog = f"examples:\n{module.EXAMPLES}"
+            module.add_arguments(command)
+            command.set_defaults(fail=command.error)
     return parser
 
 

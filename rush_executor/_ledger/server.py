@@ -24,14 +24,23 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 from urllib.parse import quote
 
 from rush_executor.errors import ServerError
 
-__all__ = ["EmbeddedServer", "ServerBinary", "ServerGuard", "find_binaries", "find_binary"]
+__all__ = [
+    "EmbeddedServer",
+    "Listen",
+    "ServerBinary",
+    "ServerGuard",
+    "find_binaries",
+    "find_binary",
+    "private_servers",
+    "write_private",
+]
 
 _PATH_NAMES = ("valkey-server", "redis-server")
 _INSTALL_HINT = (
@@ -70,9 +79,12 @@ _CONFIG: Mapping[str, str] = {
 # Where the server is reached and who holds it: changing these would break what the class promises.
 _RESERVED = frozenset({"daemonize", "dir", "include", "logfile", "port", "supervised", "unixsocket", "unixsocketperm"})
 
+_PREFIX = "rush-"
 _SOCKET_NAME = "valkey.sock"
 _LOG_NAME = "server.log"
 _CONFIG_NAME = "server.conf"
+# Only of a server that listens on TCP as well: how to reach it, with its password.
+_URL_NAME = "url"
 
 # `sockaddr_un` holds 104 bytes on macOS and 108 on Linux, one of them for the final NUL.
 _LONGEST_SOCKET_PATH = 103
@@ -83,6 +95,33 @@ _POLL_S = 0.001
 # call, takes longer and ends without us.
 _EXIT_TIMEOUT_S = 2.0
 _LOG_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where a server is to be reached by TCP as well.
+
+    Attributes:
+        address: The address of this machine on which it listens; ``0.0.0.0`` or ``::`` for all.
+        port: The port.
+        host: What others call this machine, for the URL.
+        password: What who connects must know, also on the socket.
+    """
+
+    address: str
+    port: int
+    host: str
+    password: str = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """For whoever connects."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis://:{quote(self.password, safe='')}@{host}:{self.port}/0"
+
+    def config(self) -> dict[str, str]:
+        """Lines of the server's configuration file."""
+        return {"bind": self.address, "port": str(self.port), "requirepass": _quoted(self.password)}
 
 
 @dataclass(frozen=True)
@@ -177,18 +216,21 @@ def _platform() -> str:
 class EmbeddedServer:
     """A server of our own, reached through a unix socket in a directory that only this user may enter.
 
-    It keeps nothing on disk, listens on no TCP port, and sits in a process group of its own, so that Ctrl-C in the
-    terminal does not reach it. Made by `start`. Dropping the object does not end the server: `stop` does.
+    It keeps nothing on disk, listens on no TCP port unless it is told to, and sits in a process group of its own, so
+    that Ctrl-C in the terminal does not reach it. Made by `start`. Dropping the object does not end the server: `stop`
+    does.
 
     Attributes:
-        url: What redis-py's ``from_url`` takes.
+        url: What redis-py's ``from_url`` takes; with a password where the server listens on a port.
+        url_path: File that holds it, for this user alone, where the server listens on a port; else empty.
         pid: Process id of the server.
         directory: Holds socket, configuration and log; removed by `stop`.
         binary: What was started.
     """
 
-    def __init__(self, process: _Process, directory: str, binary: ServerBinary) -> None:
-        self.url = "unix://" + quote(_socket_path(directory))
+    def __init__(self, process: _Process, directory: str, binary: ServerBinary, listen: Listen | None = None) -> None:
+        self.url = _unix_url(directory) if listen is None else listen.url
+        self.url_path = "" if listen is None else f"{directory}/{_URL_NAME}"
         self.pid = process.pid
         self.directory = directory
         self.binary = binary
@@ -199,15 +241,16 @@ class EmbeddedServer:
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
-        return f"<EmbeddedServer pid={self.pid} url={self.url!r}>"
+        return f"<EmbeddedServer pid={self.pid} directory={self.directory!r}>"
 
     @classmethod
-    def start(cls, *, config: Mapping[str, str] | None = None) -> EmbeddedServer:
+    def start(cls, *, config: Mapping[str, str] | None = None, listen: Listen | None = None) -> EmbeddedServer:
         """Launches the server and returns at once: it answers about 40 ms later, see `wait_ready`.
 
         Args:
             config: Further options, or other values, for the server's configuration file. A value is written as it
                 would stand in that file (``'""'`` for an empty one).
+            listen: Where it is to be reached by TCP as well; None for nowhere.
 
         Raises:
             ServerError: No binary was found, or none could be started, or there is no place for its directory.
@@ -219,14 +262,16 @@ class EmbeddedServer:
         directory = _make_directory()
         process = None
         try:
-            _write_config(directory, options)
+            _write_config(directory, {**options, **(listen.config() if listen is not None else {})})
+            if listen is not None:
+                write_private(f"{directory}/{_URL_NAME}", listen.url)
             for binary in binaries:
                 try:
                     process = _launch(binary, directory)
                 except OSError as error:
                     refused.append(f"{binary.path}: {error}")
                 else:
-                    return cls(process, directory, binary)
+                    return cls(process, directory, binary, listen)
             raise ServerError(f"No private server could be started. {'; '.join(refused)}. {_INSTALL_HINT}")
         except BaseException:  # Ctrl-C too: nobody would know of what is left here
             if process is not None:
@@ -253,6 +298,15 @@ class EmbeddedServer:
             if time.monotonic() >= deadline:
                 self._give_up(f"did not answer within {timeout_s:g} s")
             time.sleep(_POLL_S)
+
+    def check(self) -> None:
+        """Does nothing as long as the server runs.
+
+        Raises:
+            ServerError: It has ended.
+        """
+        if self._has_ended():
+            self._give_up(f"has ended, with exit code {self._process.returncode}")
 
     def stop(self) -> None:
         """Ends the server and removes its directory.
@@ -358,13 +412,61 @@ def _merge(config: Mapping[str, str]) -> dict[str, str]:
 def _write_config(directory: str, options: Mapping[str, str]) -> None:
     # In a file and not in argv, which everybody on the machine can read (`requirepass`).
     lines = [f"{name} {value}\n" for name, value in options.items()]
-    # The path comes from TMPDIR: quoted as the server's parser unquotes it.
-    path = _socket_path(directory).replace("\\", "\\\\").replace('"', '\\"')
-    lines.append(f'unixsocket "{path}"\n')
+    # The path comes from TMPDIR.
+    lines.append(f"unixsocket {_quoted(_socket_path(directory))}\n")
     try:
-        (Path(directory) / _CONFIG_NAME).write_text("".join(lines), encoding="utf-8")
+        write_private(f"{directory}/{_CONFIG_NAME}", "".join(lines))
     except OSError as error:
         raise ServerError(f"The private server's directory {directory} cannot be written: {error}") from error
+
+
+def write_private(path: str, text: str) -> None:
+    """Writes a file that this user alone may read, whatever was there under its name; nobody sees half of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}-", dir=os.path.dirname(path) or ".")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def private_servers() -> dict[str, str]:
+    """The servers that this user's programs on this machine have started, and that are there.
+
+    Returns:
+        How to reach each; and the file that says so, of one that listens on a port: its URL has a password.
+    """
+    found: dict[str, str] = {}
+    for root in dict.fromkeys((tempfile.gettempdir(), _SHORT_ROOT)):
+        for socket_path in sorted(Path(root).glob(f"{_PREFIX}*/{_SOCKET_NAME}")):
+            try:
+                if socket_path.stat().st_uid != os.getuid() or not _answers(str(socket_path), timeout_s=1.0):
+                    continue
+                url_path = socket_path.with_name(_URL_NAME)
+                if url_path.exists():
+                    found[url_path.read_text()] = str(url_path)
+                else:
+                    found[_unix_url(str(socket_path.parent))] = ""
+            except OSError:
+                # Ended a moment ago; or somebody else's, in a directory that nobody else may enter.
+                continue
+    return found
+
+
+def _quoted(text: str) -> str:
+    """A text as the parser of the server's configuration file unquotes it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _unix_url(directory: str) -> str:
+    return "unix://" + quote(_socket_path(directory))
 
 
 def _socket_path(directory: str) -> str:
@@ -375,9 +477,9 @@ def _make_directory() -> str:
     """A new directory with mode 0700, and a path that a socket address can hold."""
     try:
         root = tempfile.gettempdir()
-        if not _can_hold_socket(f"{root}/rush-12345678"):
+        if not _can_hold_socket(f"{root}/{_PREFIX}12345678"):
             root = _SHORT_ROOT
-        return tempfile.mkdtemp(prefix="rush-", dir=root)
+        return tempfile.mkdtemp(prefix=_PREFIX, dir=root)
     except OSError as error:
         raise ServerError(
             f"There is no place for the private server's socket: {error}. Set TMPDIR to a directory that can be"

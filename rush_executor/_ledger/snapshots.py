@@ -27,7 +27,16 @@ from rush_executor._protocol.snapshots import BLOB, END, HEAD, ORDER, STARTS, TA
 from rush_executor._protocol.states import FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 from rush_executor.errors import NetworkLostError, RushError, SnapshotError
 
-__all__ = ["NetworkRestorer", "SnapshotHead", "check_sections", "head_of", "read_save", "read_sections", "write_save"]
+__all__ = [
+    "NetworkRestorer",
+    "SnapshotHead",
+    "check_sections",
+    "head_of",
+    "network_of_head",
+    "read_save",
+    "read_sections",
+    "write_save",
+]
 
 # Tasks that one script reads or makes, unless it comes to so many bytes first: nobody else on the server waits long.
 _BATCH: Final = 500
@@ -187,7 +196,7 @@ def check_sections(sections: Iterable[Section], network_id: str) -> SnapshotHead
     for section in sections:
         if section.kind == HEAD:
             head = section
-            found = json.loads(head.parts[0])["network"]
+            found = network_of_head(head)
             if found != network_id:
                 raise SnapshotError(
                     f"this is a snapshot of network {found!r}, and not of {network_id!r}: payloads are sealed for the "
@@ -203,6 +212,11 @@ def check_sections(sections: Iterable[Section], network_id: str) -> SnapshotHead
             f"tasks are missing in the snapshot: {counts.as_dict()} of {told.counts.as_dict()} are there"
         )
     return told
+
+
+def network_of_head(head: Section) -> str:
+    """The network that the first section of a snapshot names."""
+    return str(json.loads(head.parts[0])["network"])
 
 
 def head_of(head: Section, end: Section) -> SnapshotHead:

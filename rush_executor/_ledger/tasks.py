@@ -193,11 +193,12 @@ class TaskLedger:
             queued += self._channel.call(evalsha("retry_tasks", keys, args))[0]
         return [raw.decode() for raw in queued]
 
-    def remove(self, text: str) -> list[str]:
-        """Takes all queued tasks out of the queue, as failed ones; returns their ids.
+    def remove(self, text: str, task_ids: Sequence[str] | None = None) -> list[str]:
+        """Takes queued tasks out of the queue, as failed ones; returns the ids of those that were in it.
 
         Args:
             text: Why they have failed, for people.
+            task_ids: Which; None for all.
         """
         k = self._keys
         removed: list[bytes] = []
@@ -205,7 +206,13 @@ class TaskLedger:
         queues = [("", k.queued_tasks)]
         queues += [(raw.decode(), k.worker_queue(raw.decode())) for raw in self._smembers(k.worker_ids)]
         for worker_id, queue in queues:
-            for batch in _batches(self._channel.call(pack(("ZRANGE", queue, "0", "-1")))[0], _BATCH):
+            n_queued, ids = self._channel.call(
+                pack(("ZCARD", queue)), pack(("ZRANGE", queue, "0", "-1" if task_ids is None else "0"))
+            )
+            if not n_queued:
+                continue
+            # One that is not in this queue is passed over.
+            for batch in _batches(ids if task_ids is None else [task.encode() for task in task_ids], _BATCH):
                 args: list[str | bytes | float] = [k.task(), outcome, k.worker_queue()]
                 for raw in batch:
                     args += (raw, worker_id)
@@ -272,7 +279,8 @@ class TaskLedger:
         Args:
             worker_id: The worker; it may be still to come.
             agent_id: Its agent, which is told. It may be still to come, too.
-            how: `TERMINATE`: when it has finished its task; `KILL`: now.
+            how: `TERMINATE`: when it has finished its task; `KILL`: now; `RESTART`: when it has finished its task, and
+                another one is to take its place.
         """
         kills, wish = self._keys.kills(agent_id), f"{how}:{worker_id}"
         self._channel.call(

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from rush_executor._ledger.blobs import read_blob
 from rush_executor._ledger.connection import Channel
+from rush_executor._ledger.facts import parse_info
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.states import (
@@ -282,9 +283,7 @@ class NetworkReader:
 
     def info(self) -> dict[str, str]:
         """What the server says of itself."""
-        text = self._channel.call(pack(("INFO",)))[0].decode()
-        pairs = (line.partition(":") for line in text.splitlines() if ":" in line and not line.startswith("#"))
-        return {name: value for name, _, value in pairs}
+        return parse_info(self._channel.call(pack(("INFO",)))[0])
 
     def _bell(self, ring: bytes, timeout_s: float) -> tuple[bytes, ...]:
         """The command that listens, if there is something to listen for.

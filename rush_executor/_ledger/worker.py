@@ -232,7 +232,7 @@ class WorkerLedger:
             for outcome in outcomes:
                 claim = outcome.claim
                 args += (claim.task_id, claim.attempt, self._tagged(outcome))
-            return evalsha("finish_tasks", (self._running_key,), args)
+            return evalsha("finish_tasks", (self._running_key, self._keys.network), args)
         k = self._keys
         for outcome in outcomes:
             claim = outcome.claim

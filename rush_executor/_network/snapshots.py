@@ -13,6 +13,7 @@ from rush_executor._ledger.snapshots import (
     SnapshotHead,
     check_sections,
     head_of,
+    network_of_head,
     read_save,
     read_sections,
     write_save,
@@ -23,7 +24,15 @@ from rush_executor._protocol.snapshots import END, HEAD, Section
 from rush_executor._protocol.states import FAILED, FINISHED, QUEUED, RUNNING
 from rush_executor.errors import ServerError
 
-__all__ = ["NetworkSnapshot", "Schedule", "read_schedule", "restore_snapshot", "take_snapshot", "write_schedule"]
+__all__ = [
+    "NetworkSnapshot",
+    "Schedule",
+    "network_of_snapshot",
+    "read_schedule",
+    "restore_snapshot",
+    "take_snapshot",
+    "write_schedule",
+]
 
 Schedule = tuple[int, int] | tuple[tuple[int, int], ...]
 
@@ -70,6 +79,17 @@ def restore_snapshot(channel: Channel, keys: Keys, path: str | os.PathLike[str])
         head = check_sections(file.sections(), keys.network_id)
         NetworkRestorer(channel, keys, head).restore(file.sections())
     return _told(path, head)
+
+
+def network_of_snapshot(path: str | os.PathLike[str]) -> str:
+    """The network that a file is a snapshot of; the rest of it is not read.
+
+    Raises:
+        SnapshotError: The file is no snapshot.
+        OSError: It cannot be opened.
+    """
+    with SnapshotFile(path) as file:
+        return next((network_of_head(section) for section in file.sections() if section.kind == HEAD), "")
 
 
 def read_schedule(channel: Channel) -> Schedule | None:

@@ -15,7 +15,7 @@ from rush_executor._payload.chunk import ChunkResult
 from rush_executor._payload.culprit import Suspect, cannot_pickle
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import unpack_failure
-from rush_executor._payload.function import EncodedFunction, spec_of_digest, spec_of_reference
+from rush_executor._payload.function import DIGEST_SIZE, EncodedFunction, spec_of_digest, spec_of_reference
 from rush_executor._payload.loading import IN_CLIENT, cannot_unpickle, load_in_client
 from rush_executor._payload.names import name_of
 from rush_executor._payload.pickler import PROTOCOL, dump_in_band
@@ -71,9 +71,10 @@ class Encoder:
             # The first byte is the flags' place: without a seal this is the body as it is stored.
             file = dump_in_band(fn, before=b"\0")
             with file.getbuffer() as view:
-                digest = blake2b(view[1:], digest_size=16)
-            spec = spec_of_digest(digest.digest())
-            return EncodedFunction(spec, digest.hexdigest(), file.getvalue(), name_of(fn), self._envelope)
+                digest = blake2b(view[1:], digest_size=DIGEST_SIZE)
+            name = name_of(fn)
+            spec = spec_of_digest(digest.digest(), name)
+            return EncodedFunction(spec, digest.hexdigest(), file.getvalue(), name, self._envelope)
         except _PASSES:
             raise
         except BaseException as error:  # noqa: BLE001 - reducers of the user's may raise anything, even SystemExit

@@ -23,7 +23,7 @@ from rush_executor._payload.tracebacks import flatten, unflatten
 from rush_executor._payload.unpickler import ClientUnpickler
 from rush_executor.errors import RemoteError, RemoteTraceback
 
-__all__ = ["pack_failure", "unpack_failure"]
+__all__ = ["describe_packed", "pack_failure", "unpack_failure"]
 
 # Exceptions in a chain that are tried one by one when they cannot be pickled together.
 _MOST_TRIED: Final = 100
@@ -75,6 +75,16 @@ def unpack_failure(packed: bytes) -> BaseException:
         exc.args = (name, message, text)
     _append_cause(exc, RemoteTraceback(text))
     return exc
+
+
+def describe_packed(packed: bytes) -> tuple[str, str]:
+    """Says what `pack_failure` has written down: type and message in one line, and the text of the traceback.
+
+    Raises:
+        Exception: These are not bytes of `pack_failure`.
+    """
+    name, message, text, _, _ = pickle.loads(packed)
+    return (f"{name}: {message}" if message else str(name)), text
 
 
 class _ChainPickler(CloudPickler):

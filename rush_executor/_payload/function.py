@@ -1,6 +1,7 @@
 """How a call names its function: by an importable name, or by the digest of a stored pickle.
 
-Knows the few bytes (the *spec*) that stand in every call's payload; written by `Encoder`, read by `Decoder`.
+Knows the few bytes (the *spec*) that stand in every call's payload; written by `Encoder`, read by `Decoder`. Behind a
+digest stands what the function is called, for people who look at tasks from outside (`describe_call`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,28 @@ from typing import Final
 
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.reference import Reference
+from rush_executor._payload.wire import CHUNK, SEAL_SIZE, SEALED
 
-__all__ = ["BY_DIGEST", "BY_REFERENCE", "EncodedFunction", "read_reference", "spec_of_digest", "spec_of_reference"]
+__all__ = [
+    "BY_DIGEST",
+    "BY_REFERENCE",
+    "DIGEST_SIZE",
+    "EncodedFunction",
+    "describe_call",
+    "digest_of_spec",
+    "read_reference",
+    "spec_of_digest",
+    "spec_of_reference",
+]
 
 BY_REFERENCE: Final = ord("R")
 BY_DIGEST: Final = ord("D")
 
 _LENGTH_SIZE: Final = 2
 _LONGEST_NAME: Final = 4096
+DIGEST_SIZE: Final = 16
+# Bytes of the name behind a digest: it travels with every call.
+_LONGEST_LABEL: Final = 40
 
 
 class EncodedFunction:
@@ -61,9 +76,42 @@ def spec_of_reference(reference: Reference) -> bytes | None:
     return _framed(b"R" + name) if len(name) <= _LONGEST_NAME else None
 
 
-def spec_of_digest(digest: bytes) -> bytes:
-    """Returns the spec for a stored function."""
-    return _framed(b"D" + digest)
+def spec_of_digest(digest: bytes, name: str) -> bytes:
+    """Returns the spec for a stored function of this name."""
+    if len(name) > _LONGEST_LABEL:
+        name = name.rpartition("<locals>.")[2]
+    return _framed(b"D" + digest + name.encode("utf-8", "replace")[:_LONGEST_LABEL])
+
+
+def digest_of_spec(spec: bytes) -> str:
+    """Returns the digest in the spec of a stored function, in hexadecimal."""
+    return spec[1 : 1 + DIGEST_SIZE].hex()
+
+
+def describe_call(head: bytes) -> str:
+    """Returns what a call calls, for people: ``package.module.name``, or the bare name of a function sent by value.
+
+    Neither verifies nor unpickles.
+
+    Args:
+        head: The beginning of the call's payload.
+
+    Returns:
+        Empty if that does not tell.
+    """
+    if not head:
+        return ""
+    start = 1 + SEAL_SIZE * bool(head[0] & SEALED)
+    body = start + _LENGTH_SIZE
+    spec = head[body : body + int.from_bytes(head[start:body], "big")]
+    if spec[:1] == b"R":
+        name = spec[1:].decode("utf-8", "ignore").removeprefix("builtins:").replace(":", ".", 1)
+    elif spec[:1] == b"D":
+        # It may have been cut in the middle of a character.
+        name = spec[1 + DIGEST_SIZE :].decode("utf-8", "ignore")
+    else:
+        return ""
+    return f"{name} (chunk)" if name and head[0] & CHUNK else name
 
 
 def read_reference(name: bytes) -> Reference:

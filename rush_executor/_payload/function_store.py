@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from rush_executor._payload.cached import CachedFunctionType
 from rush_executor._payload.envelope import Envelope
-from rush_executor._payload.function import BY_DIGEST, BY_REFERENCE, read_reference
+from rush_executor._payload.function import BY_DIGEST, BY_REFERENCE, digest_of_spec, read_reference
 from rush_executor._payload.loading import IN_WORKER, cannot_unpickle, load_in_worker
 from rush_executor._payload.reference import Reference, resolve
 from rush_executor._payload.space import CachedFunction, ClientSpace
@@ -72,7 +72,7 @@ class FunctionStore:
             PayloadError: It cannot be imported or unpickled here, or its body is gone or does not verify.
         """
         if spec[0] == BY_DIGEST:
-            return self._by_digest(self.space(client_id), client_id, spec[1:].hex())
+            return self._by_digest(self.space(client_id), client_id, digest_of_spec(spec))
         if spec[0] != BY_REFERENCE:
             raise ValueError("the call names no function")
         reference = self._references.get(spec)

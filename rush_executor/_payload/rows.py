@@ -6,15 +6,16 @@ serves a process, client or worker, whatever it does with rows; thread-safe.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
-from pickle import UnpicklingError, dumps, loads
-from typing import Any, Final
+from pickle import Unpickler, UnpicklingError, dumps, loads
+from typing import Any, Final, Self
 
 from rush_executor._payload.chunk import ChunkResult
 from rush_executor._payload.culprit import Suspect, cannot_pickle
 from rush_executor._payload.encoder import Encoder
 from rush_executor._payload.envelope import Envelope
-from rush_executor._payload.failure import pack_failure
+from rush_executor._payload.failure import describe_packed, pack_failure
 from rush_executor._payload.loading import IN_CLIENT, IN_WORKER, load_in_client
 from rush_executor._payload.pickler import PROTOCOL
 from rush_executor._payload.scalars import is_plain
@@ -27,6 +28,31 @@ __all__ = ["EXTRA", "XS", "YS", "RowCodec"]
 XS: Final = "xs"
 YS: Final = "ys"
 EXTRA: Final = "extra"
+
+
+class _Unnamed(type):
+    def __repr__(cls) -> str:
+        return "..."
+
+
+class _Something(metaclass=_Unnamed):
+    """Stands for a class that is not imported, or for what it would make."""
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Whatever it was."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+class _ShyUnpickler(Unpickler):
+    """Makes nothing but builtin values."""
+
+    def find_class(self, *_: str) -> Any:
+        return _Something
 
 
 class RowCodec:
@@ -90,6 +116,18 @@ class RowCodec:
         except (ValueError, LookupError, TypeError, EOFError, UnpicklingError) as damage:
             raise PayloadError(f"{kind} of task {task_id} is damaged: {damage}") from damage
 
+    def peek(self, kind: str, task_id: str, payload: bytes) -> Any:
+        """Opens a row to show it: imports nothing, and puts ``...`` in place of what is of no builtin type.
+
+        Returns:
+            The row, or a tuple that begins with it; None if it does not verify, or is no row.
+        """
+        try:
+            _, start = self._envelope.open(kind, task_id, payload)
+            return _ShyUnpickler(io.BytesIO(payload[start:])).load()
+        except Exception:  # noqa: BLE001 - of bytes that are not ours
+            return None
+
     def encode_failure(self, task_id: str, error: BaseException, *, trim: int = 0) -> bytes:
         """Makes the payload of how a task failed; never raises.
 
@@ -99,6 +137,21 @@ class RowCodec:
             trim: So many of its outermost frames are ours and left out.
         """
         return self._envelope.wrap("failed", task_id, 0, pack_failure(error, trim))
+
+    def describe_failure(self, task_id: str, payload: bytes) -> tuple[str, str]:
+        """Says how a task failed without making its exception, and so without importing anything of the user's.
+
+        Returns:
+            Type and message in one line; the text of the traceback.
+
+        Raises:
+            PayloadError: It does not verify, and was not unpickled; or it is damaged.
+        """
+        _, start = self._envelope.open("failed", task_id, payload)
+        try:
+            return describe_packed(payload[start:])
+        except (ValueError, LookupError, TypeError, EOFError, UnpicklingError) as damage:
+            raise PayloadError(f"the failure of task {task_id} is damaged: {damage}") from damage
 
     def decode_failure(self, task_id: str, payload: bytes) -> BaseException:
         """Opens how a task failed; never raises: what cannot be opened is told by the error that comes back."""

@@ -2,12 +2,12 @@
 
 | key (after `rush:{network}:`) | type | meaning | who deletes it |
 |---|---|---|---|
-| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks), `large_objects` (folder for blobs); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
+| `network` | hash | `kind` (tasks; none for an executor's), `durable` (an executor's that keeps its tasks), `epoch` (random, set once), `sequence` (tasks pushed so far), `creator`, `initializer`, `broken`, `failed` (how many tasks have, where nothing is left of them), `on_idle` (terminate: workers leave an empty queue), `cleared` (name of the last clearing of its tasks), `large_objects` (folder for blobs); while it is restored from a snapshot no epoch, but `restoring` (name of the restore), `restored` (batches so far) | last client; reset |
 | `client_ids` | set | clients that have joined; a task that submits tasks is one | each client; stale ones: whoever opens the network, or looks for lost agents |
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client; where that is a task, with its worker |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client, and has a TTL; in a durable network: reset |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `started_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `started_at` (s), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
 | `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
 | `bell` | list | a token for each worker that may be asleep while tasks are queued | last client; reset |
@@ -19,7 +19,7 @@
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
 | `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |
 | `worker_ids` | set | workers that have joined | worker's agent; reset |
-| `worker:<worker>` | hash | `agent`, `host`, `pid`, `state` (draining: asked to end), `client` (that its task is, or was the last to be, by submitting tasks); in a network that keeps its tasks also `joined_at`, and at the end `state`, `ended_at`, `reason` | worker's agent; reset |
+| `worker:<worker>` | hash | `agent`, `host`, `pid`, `state` (draining: asked to end), `client` (that its task is, or was the last to be, by submitting tasks), `joined_at`; in a network that keeps its tasks at the end also `state`, `ended_at`, `reason` | worker's agent; reset |
 | `terminated_worker_ids` | set | workers that have left | its next start; reset |
 | `killed_worker_ids` | set | workers that were stopped without waiting for their tasks | its next start; reset |
 | `lost_worker_ids` | set | workers that have ended otherwise | its next start; reset |
@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Keys", "check_network_id"]
+__all__ = ["Keys", "check_network_id", "network_of_key", "network_pattern"]
 
 _LONGEST_NETWORK_ID = 200
 
@@ -61,6 +61,16 @@ def check_network_id(network_id: str) -> str:
     if bad:
         raise ValueError(f"network_id {network_id!r} must not contain {', '.join(map(repr, bad))}: it is part of a key")
     return network_id
+
+
+def network_pattern() -> str:
+    """What SCAN is to match, to find the record of every network on a server."""
+    return "rush:{*}:network"
+
+
+def network_of_key(key: str) -> str:
+    """The network that a key belongs to."""
+    return key.partition("{")[2].partition("}")[0]
 
 
 @dataclass(frozen=True)

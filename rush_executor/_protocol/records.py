@@ -25,6 +25,7 @@ __all__ = [
     "KILLED_TAG",
     "LOST_TAG",
     "REMOVED_TAG",
+    "RESTART",
     "TERMINATE",
     "TIMEOUT_TAG",
     "Claim",
@@ -34,9 +35,10 @@ __all__ = [
 ]
 
 # What an agent may be asked to do with a worker: the wish is such a word, a colon and the worker's id. A wish without
-# one is a task that is to be ended.
+# one is a task that is to be ended. Only after the last of these another worker takes the place of this one.
 TERMINATE = "terminate"
 KILL = "kill"
+RESTART = "restart"
 
 FINISHED_TAG = b"F"
 FAILED_TAG = b"E"

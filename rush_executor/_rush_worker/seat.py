@@ -21,7 +21,7 @@ from rush_executor._ledger.views import NetworkReader
 from rush_executor._ledger.worker import WorkerLedger
 from rush_executor._payload.rows import RowCodec
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import KILL, TERMINATE, Loss
+from rush_executor._protocol.records import KILL, RESTART, TERMINATE, Loss
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._protocol.states import TERMINATED
 from rush_executor.errors import NetworkLostError
@@ -156,7 +156,9 @@ class _Pulse:
                     self._ledger.beat(int(config.heartbeat_expire_s * 1000))
                     left_s = config.heartbeat_period_s
                 # Nobody can kill the process that somebody sits in front of: either wish is a request to end.
-                if {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL)} & set(self._ledger.wanted_ends()):
+                if {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL, RESTART)} & set(
+                    self._ledger.wanted_ends()
+                ):
                     self._seat.is_leaving = True
                     self._ledger.drain([self._seat.worker_id])
             except (NetworkLostError, NetworkGone, WorkerGone, Refused) as error:

@@ -11,5 +11,8 @@ Nothing in this room changes the state of a task, a worker or a network. It is a
 | `export.py` | a table in pandas, polars and Arrow |
 | `same.py` | whether two values are the same, whatever they are |
 | `conditions.py` | why a task has failed |
+| `details.py` | one task in full, as text |
 | `logs.py` | what workers have logged: read, printed, followed |
+| `lookout.py` | a network at a glance, of either kind; its throughput |
+| `checkup.py` | whether a server is fit for a network, and what to do where it is not |
 """

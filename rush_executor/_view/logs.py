@@ -15,7 +15,7 @@ from rush_executor._config import log_levels
 from rush_executor._ledger.logs import LogCursor, LogReader
 from rush_executor._protocol.logs import LOG, STDERR, STDOUT, LogRecord
 
-__all__ = ["STREAMS", "Levels", "follow_log", "print_log", "read_log"]
+__all__ = ["STREAMS", "Levels", "follow_log", "print_log", "read_log", "record_filter"]
 
 # Levels that records must have to be seen: as for `log_levels` in `_config.py`.
 Levels = Mapping[str, int | str] | int | str | None
@@ -46,7 +46,7 @@ def read_log(
     start = 0.0 if time_difference is None else reader.now() - time_difference
     # An entry comes later than what is in it, never earlier.
     records = reader.read(worker_ids, LogCursor(start))
-    is_wanted = _filter(levels, streams)
+    is_wanted = record_filter(levels, streams)
     return [record for record in records if record.time >= start and is_wanted(record)]
 
 
@@ -73,7 +73,7 @@ def print_log(
     Returns:
         How many records were handed on to a logger that takes their level.
     """
-    is_wanted = _filter(levels, streams)
+    is_wanted = record_filter(levels, streams)
     n_printed = 0
     for record in filter(is_wanted, reader.read(worker_ids, cursor)):
         logger = logging.getLogger(record.logger)
@@ -106,7 +106,7 @@ def follow_log(
     """
     end_at = float("inf") if timeout is None else time.monotonic() + timeout
     who = worker_ids if callable(worker_ids) else lambda: worker_ids
-    is_wanted = _filter(levels, streams)
+    is_wanted = record_filter(levels, streams)
     if cursor is None:
         # What workers that are not there yet will say is all new.
         cursor = LogCursor()
@@ -132,7 +132,8 @@ def _follow(
             return
 
 
-def _filter(levels: Levels, streams: Collection[str]) -> Callable[[LogRecord], bool]:
+def record_filter(levels: Levels, streams: Collection[str]) -> Callable[[LogRecord], bool]:
+    """What says whether a record is wanted; see `read_log`."""
     numbers = log_levels(levels)
     unknown = set(streams) - set(STREAMS)
     if unknown:

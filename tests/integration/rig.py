@@ -267,6 +267,11 @@ class Rig:
                 found[key[len(prefix) :].decode()] = value
         return found
 
+    def now(self) -> float:
+        """The server's clock, in seconds since 1970."""
+        seconds, micros = self.redis.time()  # type: ignore[misc]
+        return float(seconds + micros / 1e6)
+
     def ttl_ms(self, key: str) -> int:
         """What is left of a key's life; -1 for ever, -2 no such key."""
         return int(self.redis.pttl(key))  # type: ignore[arg-type]

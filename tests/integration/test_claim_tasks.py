@@ -21,13 +21,16 @@ def test_row(rig: Rig) -> None:
     assert claimed.claims == [Claim(task, 1, b"call", "")]
     assert claimed.n_queued == 1
     assert claimed.refused == []
+    found = rig.dump()
+    # By the server's clock.
+    assert 0 <= rig.now() - float(found["task:c1-1"].pop("started_at")) < 60
     after = {
         **before,
         "task:c1-1": {**before["task:c1-1"], "state": "running", "worker": "w1", "attempt": "1", "batch": "1"},
         "queued_tasks": [(other, 2.0)],
         "running_tasks:w1": {task},
     }
-    assert rig.dump() == after
+    assert found == after
 
 
 def test_nothing_to_claim(rig: Rig) -> None:

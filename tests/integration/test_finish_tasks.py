@@ -18,6 +18,8 @@ def test_row(rig: Rig, is_failure: bool, tag: str) -> None:
     claims = worker.claim()
     assert worker.finish(claims, b"body", is_failure=is_failure) == []
     del before[f"task:{task}"], before["queued_tasks"]
+    if is_failure:
+        before["network"]["failed"] = "1"
     assert rig.dump() == {**before, "inbox:c1": [task, f"{tag}body"]}
     assert 0 < rig.ttl_ms(rig.keys.inbox("c1")) <= LEASE_MS
     assert client.drain() == [(task, f"{tag}body".encode())]

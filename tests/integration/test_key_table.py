@@ -179,8 +179,9 @@ def executors_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     ids: list[str] = []
     steps: list[Callable[[], object]] = [
         lambda: agent.ledger.beat(60_000),
-        lambda: client.send(client.tasks(3, max_retries=1, timeout_s=9.5), [("digest", b"body")]),
+        lambda: client.send(client.tasks(4, max_retries=1, timeout_s=9.5), [("digest", b"body")]),
         lambda: ids.extend(client.send(client.tasks(1, payload=large, blob_id="b1"))),
+        lambda: worker.finish(worker.claim(), is_failure=True),
         lambda: worker.finish(worker.claim(2)[:1], large),
         lambda: worker.ledger.release(worker.claim()),
         lambda: client.uplink.kill(worker.claim(1)[0].task_id),

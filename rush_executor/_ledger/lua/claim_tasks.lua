@@ -63,7 +63,7 @@ else
   end
   popped = redis.call('ZPOPMIN', KEYS[2], limit)
 end
-local time = KEYS[5] and now()
+local time = now()
 local batch = #popped / 2
 -- How many the worker holds then: one that is held alone is as good as started (`cancel_tasks.lua`).
 local n_held = batch + #ARGV - 6
@@ -76,10 +76,8 @@ for i = 1, #popped, 2 do
   if task[2] then
     if is_there(task[1]) then
       local attempt = tonumber(task[3] or '0') + 1
-      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', n_held)
-      if time then
-        redis.call('HSET', key, 'started_at', time)
-      end
+      redis.call('HSET', key, 'state', 'running', 'worker', ARGV[2], 'attempt', attempt, 'batch', n_held,
+        'started_at', time)
       local at = #reply
       reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, task[2]
       reply[at + 4], reply[at + 5] = task[4] or '', limits(task[5], task[6])

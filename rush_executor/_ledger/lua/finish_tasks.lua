@@ -1,5 +1,5 @@
 -- Purpose: a worker hands in the outcomes of tasks.
--- KEYS: 1 running_tasks:<worker>
+-- KEYS: 1 running_tasks:<worker>, 2 network
 -- ARGV: 1 worker id, 2-5 prefixes of task:, client:, inbox:, blob:,
 --       then for each task: id, attempt, outcome (a tag byte and a body, or the id of a blob that has a TTL)
 -- Returns: the ids that were refused
@@ -9,10 +9,11 @@
 -- A refused outcome's blob is left to its TTL: if this is the second sending, the client is about to read it. That of an
 -- accepted one (tags e and f) lives as long as the inbox that names it; where nobody waits for it, it is deleted.
 -- The outcome is written here, in the same step that ends the task, never before. Where workers were lost over the task,
--- how many is told first ('A' and the number).
+-- how many is told first ('A' and the number). Nothing of a task is left here, so those that have failed are counted.
 local refused = {}
 local accepted = {}
 local inboxes = {}
+local n_failed = 0
 for at = 6, #ARGV, 3 do
   local id = ARGV[at]
   local key = ARGV[2] .. id
@@ -31,6 +32,10 @@ for at = 6, #ARGV, 3 do
     end
     inbox[#inbox + 1] = id
     inbox[#inbox + 1] = ARGV[at + 2]
+    local tag = string.sub(ARGV[at + 2], 1, 1)
+    if tag == 'E' or tag == 'e' then
+      n_failed = n_failed + 1
+    end
   else
     refused[#refused + 1] = id
   end
@@ -38,6 +43,7 @@ end
 if #accepted > 0 then
   redis.call('SREM', KEYS[1], unpack(accepted))
 end
+count_failed(KEYS[2], n_failed)
 for client, outcomes in pairs(inboxes) do
   local lease = deliver(ARGV[3] .. client, ARGV[4] .. client, outcomes)
   for at = 2, #outcomes, 2 do

@@ -84,6 +84,8 @@ if keeps then
 end
 if failed > 0 and (keeps or durable) then
   tell_ends(KEYS[10])
+else
+  count_failed(KEYS[8], failed)
 end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))

@@ -112,3 +112,10 @@ local function kept_failure(key, id, failed_tasks, outcome, time)
   redis.call('HSET', key, 'state', 'failed', 'outcome', outcome, 'ended_at', time)
   redis.call('SADD', failed_tasks, id)
 end
+
+-- count_failed: tasks have failed of which nothing is left. The network may be gone, and is not to come back by this.
+local function count_failed(network, n)
+  if n > 0 and redis.call('EXISTS', network) == 1 then
+    redis.call('HINCRBY', network, 'failed', n)
+  end
+end

@@ -15,8 +15,7 @@ if KEYS[4] then
   for _, ended in ipairs({KEYS[4], KEYS[5], KEYS[6]}) do
     redis.call('SREM', ended, ARGV[1])
   end
-  redis.call('HSET', KEYS[1], 'joined_at', now())
 end
-redis.call('HSET', KEYS[1], 'agent', ARGV[2], 'host', ARGV[3], 'pid', ARGV[4])
+redis.call('HSET', KEYS[1], 'agent', ARGV[2], 'host', ARGV[3], 'pid', ARGV[4], 'joined_at', now())
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1

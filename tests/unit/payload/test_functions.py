@@ -78,7 +78,7 @@ def test_others_go_by_value(fn: Any) -> None:
     function = sides.function(fn)
     assert function.digest is not None
     assert len(function.digest) == 32
-    assert len(function.spec) < 32
+    assert len(function.spec) < 64
     assert sides.call(fn) == 1
 
 
