@@ -9,12 +9,13 @@ from rush_executor._protocol.records import KILLED_TAG, TIMEOUT_TAG, Loss
 from rush_executor.errors import (
     InitializerError,
     NetworkLostError,
+    RushError,
     TaskKilledError,
     TaskTimeoutError,
     WorkerLostError,
 )
 
-__all__ = ["initializer_error", "lost_task_error", "network_lost_error"]
+__all__ = ["initializer_error", "lost_task_error", "moved_task_error", "network_lost_error"]
 
 
 def lost_task_error(
@@ -59,6 +60,14 @@ def initializer_error(text: str) -> InitializerError:
     return InitializerError(f"no worker could start, the executor is broken:\n{text.rstrip()}")
 
 
+def moved_task_error(task_id: str, name: str) -> RushError:
+    """The error of a task of which another client is told now."""
+    return RushError(
+        f"another executor has attached to task {task_id}, {name}(), and is told what becomes of it: a task has one "
+        "client"
+    )
+
+
 def network_lost_error(task_id: str, name: str, *, is_kept: bool) -> NetworkLostError:
     """The error of a task that the server has lost, and that cannot be pushed again.
 
@@ -70,7 +79,7 @@ def network_lost_error(task_id: str, name: str, *, is_kept: bool) -> NetworkLost
     why = (
         "it may have been started, and max_retries=0 says that it must not run twice"
         if is_kept
-        else "its payload was not kept in this process either, as too many bytes were waiting"
+        else "its payload was not kept in this process either: too many bytes were waiting, or it came from another one"
     )
     return NetworkLostError(
         f"the server lost its data (it was restarted without persistence, or flushed), and with it task {task_id}, "

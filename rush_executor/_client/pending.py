@@ -16,7 +16,7 @@ from concurrent.futures import InvalidStateError
 from typing import Any, Final
 
 from rush_executor._client.future import RushFuture
-from rush_executor._client.outcomes import lost_task_error, network_lost_error
+from rush_executor._client.outcomes import lost_task_error, moved_task_error, network_lost_error
 from rush_executor._client.retries import Parcel
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._payload import ChunkResult, Encoder
@@ -28,6 +28,7 @@ from rush_executor._protocol.records import (
     FINISHED_TAG,
     KILLED_TAG,
     LOST_TAG,
+    MOVED_TAG,
     TIMEOUT_TAG,
     NewTask,
 )
@@ -91,9 +92,13 @@ class PendingFutures:
 
     def attach(self, future: RushFuture) -> None:
         """A task that was submitted before is waited for again; what it was is not known here."""
-        if future.task_id in self._futures:
+        if self._futures.setdefault(future.task_id, future) is not future:
             raise ValueError(f"task {future.task_id} has a Future in this executor already")
-        self._futures[future.task_id] = future
+
+    def detach(self, future: RushFuture) -> None:
+        """It is waited for no more: nobody was given this Future."""
+        if self._futures.get(future.task_id) is future:
+            self.take(future.task_id)
 
     def take(self, task_id: str) -> RushFuture | None:
         """Takes a Future out, to resolve it; None when somebody else has."""
@@ -194,7 +199,7 @@ class PendingFutures:
     def _resolve(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
         task_id = future.task_id
         task = future._task
-        if task is not None and task.options.retry_on:
+        if task is not None and task.options.retry_on and tag != MOVED_TAG:
             self._resolve_or_retry(future, task, tag, body)
         elif self.take(task_id) is not None:
             self._set_outcome(future, tag, *self._open(future, tag, body))
@@ -229,8 +234,8 @@ class PendingFutures:
     def _open(self, future: RushFuture, tag: bytes, body: bytes | None) -> tuple[Any, BaseException | None]:
         """What an outcome says: a value or an error; neither for a cancelled one. Counts the attempts."""
         task_id = future.task_id
-        if tag == CANCELLED_TAG:
-            return None, None
+        if tag in (CANCELLED_TAG, MOVED_TAG):
+            return None, moved_task_error(task_id, future._name) if tag == MOVED_TAG else None
         if body is not None and tag in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG):
             n_losses, lost = lost_task_error(task_id, future._name, tag, body)
             future.attempts += n_losses

@@ -220,24 +220,27 @@ class Session:
 
         Raises:
             KeyError: There is no such task.
+            ValueError: One of them has a Future here already.
             RuntimeError: The session takes no tasks any more.
         """
-        futures: list[RushFuture] = []
-        with self._dispatcher.lock:
-            self._dispatcher.settle()
-            with self._lock:
-                self._check_open()
-                for task in task_ids:
-                    future = RushFuture(self, task, f"task {task}", None)
-                    future._is_sent = True
-                    self._pending.attach(future)
-                    futures.append(future)
-            found = self._uplink.attach(task_ids)
-        unknown = [task for task, is_there in zip(task_ids, found, strict=True) if not is_there]
-        if unknown:
-            for task in task_ids:
-                self._pending.take(task)
-            raise KeyError(f"network {self.config.network_id!r} has no task {', '.join(unknown)}")
+        futures = [RushFuture(self, task, f"task {task}", None) for task in task_ids]
+        try:
+            with self._dispatcher.lock:
+                self._dispatcher.settle()
+                with self._lock:
+                    self._check_open()
+                    for future in futures:
+                        future._is_sent = True
+                        self._pending.attach(future)
+                found = self._uplink.attach(task_ids)
+            unknown = [task for task, is_there in zip(task_ids, found, strict=True) if not is_there]
+            if unknown:
+                raise KeyError(f"network {self.config.network_id!r} has no task {', '.join(unknown)}")
+        except BaseException:
+            # Nobody will ever resolve them, and who shuts down would wait for that.
+            for future in futures:
+                self._pending.detach(future)
+            raise
         return futures
 
     def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> None:

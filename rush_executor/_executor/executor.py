@@ -370,7 +370,7 @@ class RushExecutor(TaskExecutor):
         """Futures for tasks that were submitted before, in a network that is durable.
 
         Whoever has submitted them (`RushFuture.task_id` names them) may be gone; if it is not, its own Futures of these
-        tasks are not resolved any more: a task has one client.
+        tasks raise `RushError`: a task has one client.
 
         Args:
             task_ids: Ids of tasks that have not been cancelled.
@@ -379,8 +379,8 @@ class RushExecutor(TaskExecutor):
             A Future for each, in this order; of those that have ended, it is resolved in a moment.
 
         Raises:
-            KeyError: There is no such task.
-            ValueError: It has a Future in this executor already.
+            KeyError: One of them is no task; nothing was done for the others.
+            ValueError: One of them has a Future in this executor already; nothing was done for the others.
         """
         return self._session.attach(list(task_ids))
 

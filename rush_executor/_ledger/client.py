@@ -208,10 +208,15 @@ class Uplink:
         return [CancelReply(reply) for reply in replies]
 
     def attach(self, task_ids: Sequence[str]) -> list[bool]:
-        """Has this client be told how tasks end that it, or another, has pushed before; False for each unknown one."""
+        """Has this client be told how tasks end that it, or another, has pushed before.
+
+        Returns:
+            False for each unknown one; then nothing was done.
+        """
         k = self._keys
         keys = (k.client(self._client_id), k.inbox(self._client_id))
-        replies = self._channel.call(evalsha("attach_tasks", keys, [self._client_id, k.task(), *task_ids]))[0]
+        args: list[str | bytes | float] = [self._client_id, k.task(), k.client(), k.inbox(), *task_ids]
+        replies = self._channel.call(evalsha("attach_tasks", keys, args))[0]
         return [reply == 1 for reply in replies]
 
     def kill(self, task_id: str) -> bool:

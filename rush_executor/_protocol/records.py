@@ -1,8 +1,8 @@
 """What travels through the ledger beside payloads: claims, outcomes, notices.
 
 An outcome in an inbox is one tag byte and a body. The worker writes FINISHED and FAILED (a sealed payload follows),
-the ledger itself writes LOST, TIMEOUT, KILLED, CANCELLED and BROKEN (plain JSON or nothing follows: these are told by
-parties that never pickle).
+the ledger itself writes LOST, TIMEOUT, KILLED, CANCELLED, MOVED and BROKEN (plain JSON or nothing follows: these are
+told by parties that never pickle).
 
 What is made once per task is a named tuple: a frozen dataclass takes four times as long to make.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "KILL",
     "KILLED_TAG",
     "LOST_TAG",
+    "MOVED_TAG",
     "REMOVED_TAG",
     "RESTART",
     "TERMINATE",
@@ -52,6 +53,8 @@ KILLED_TAG = b"K"
 CANCELLED_TAG = b"C"
 # Taken out of the queue of a network that keeps its tasks.
 REMOVED_TAG = b"X"
+# No end of the task: from now on another client is told of it.
+MOVED_TAG = b"M"
 # Not the end of one task: the network is broken, e.g. its initializer fails. The task id beside it is empty.
 BROKEN_TAG = b"B"
 # Not the end of one task either: how many workers were lost over it. It stands before the outcome.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rush_executor import Rush, RushExecutor, WorkerLostError
+from rush_executor import Rush, RushError, RushExecutor, RushFuture, WorkerLostError
 from rush_executor.testing import keys_left, temporary_server
 
 DEADLINE_S = 60.0
@@ -135,6 +135,42 @@ def test_a_living_client(url: str) -> None:
         with pytest.raises(ValueError, match="has a Future"):
             other.attach([other.submit(abs, 1).task_id])
         other.shutdown(wait=False, cancel_futures=True)
+
+
+def test_a_task_that_another_client_takes(url: str) -> None:
+    """Whoever waited for it before is told so, whatever it would have retried, and its shutdown waits for nothing."""
+    with RushExecutor(0, url=url, network_id="long", durable=True) as first:
+        waiting = first.options(retry_on=Exception).submit(operator.add, 1, 2)
+        with RushExecutor(0, url=url, network_id="long") as second:
+            [taken] = eventually_attached(second, [waiting.task_id])
+            with pytest.raises(RushError, match="another executor has attached"):
+                waiting.result(DEADLINE_S)
+            with RushExecutor(1, url=url, network_id="long"):
+                assert taken.result(DEADLINE_S) == 3
+
+
+def test_an_attach_that_fails(url: str) -> None:
+    """Leaves nothing to wait for, here or elsewhere."""
+    with RushExecutor(0, url=url, network_id="long", durable=True) as first:
+        others = [first.submit(operator.add, n, 0) for n in range(2)]
+        with RushExecutor(0, url=url, network_id="long") as second:
+            [taken] = eventually_attached(second, [others[0].task_id])
+            for more, error in ((["none-such"], KeyError), ([taken.task_id], ValueError)):
+                with pytest.raises(error):
+                    second.attach([others[1].task_id, *more])
+            with RushExecutor(1, url=url, network_id="long"):
+                assert taken.result(DEADLINE_S) == 0
+                assert others[1].result(DEADLINE_S) == 1
+
+
+def eventually_attached(executor: RushExecutor, ids: list[str]) -> list[RushFuture]:
+    """`submit` is ahead of the server."""
+    end_at = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return executor.attach(ids)
+        except KeyError:
+            assert time.monotonic() < end_at
 
 
 def test_a_durable_network_has_a_name(url: str) -> None:

@@ -60,6 +60,7 @@ class Client:
         self.id = client_id
         self.up_channel = rig.channel(url)
         self.down_channel = rig.channel(url)
+        self._durable = rig.durable
         self.uplink = Uplink(self.up_channel, rig.keys, client_id, lease_ms=lease_ms)
         self.downlink = Downlink(self.down_channel, rig.keys, client_id)
         self.n_batches = 0
@@ -69,7 +70,7 @@ class Client:
         self._numbers = itertools.count(1)
 
     def open(self, *, epoch: str = EPOCH, initializer: bytes = b"") -> OpenedNetwork:
-        return self.uplink.open_network(epoch, initializer)
+        return self.uplink.open_network(epoch, initializer, durable=self._durable)
 
     def tasks(
         self,
@@ -122,7 +123,7 @@ class Worker:
         self.id = worker_id
         self.agent = agent
         self.channel = rig.channel(url)
-        self.ledger = WorkerLedger(self.channel, rig.keys, worker_id, epoch)
+        self.ledger = WorkerLedger(self.channel, rig.keys, worker_id, epoch, is_durable=rig.durable)
 
     def register(self) -> Self:
         self.agent.ledger.announce_worker(self.id)
@@ -166,10 +167,12 @@ class Rig:
         url: The server.
         keys: Of the network.
         redis: A client that looks, and sets what no transition can.
+        durable: Whether the network is durable: who makes the rig resets it when it is over.
     """
 
-    def __init__(self, url: str, network_id: str = "rig") -> None:
+    def __init__(self, url: str, network_id: str = "rig", *, durable: bool = False) -> None:
         self.url = url
+        self.durable = durable
         self.keys = Keys(network_id)
         self.redis = redis.Redis.from_url(url, protocol=2)
         self._pools: dict[str, redis.ConnectionPool] = {}
