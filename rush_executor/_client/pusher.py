@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import operator
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +45,7 @@ class TaskPusher:
         *,
         extra: Iterable[Row] | None = None,
         seeds: Iterable[int] | int | None = None,
-        timeouts: Iterable[float] | float | None = None,
+        timeouts: Iterable[float | None] | float | None = None,
         max_retries: Iterable[int] | int | None = None,
         terminate_workers: bool = False,
     ) -> list[str]:
@@ -53,7 +55,8 @@ class TaskPusher:
             xss: Inputs of each task: names and values.
             extra: What is to be known beside them, for each task.
             seeds: Seed of each task; one for all: each task gets one of its own that is derived from it and its place.
-            timeouts: How long one attempt at a task may take, in seconds; one for all or one for each.
+            timeouts: How long one attempt at a task may take, in seconds; one for all or one for each. None for any
+                time.
             max_retries: How many times a task is run again when its worker is lost; one for all or one for each.
             terminate_workers: Workers leave when they find the queue empty.
 
@@ -74,7 +77,7 @@ class TaskPusher:
         *,
         extra: Iterable[Row] | None = None,
         seeds: Iterable[int] | int | None = None,
-        timeouts: Iterable[float] | float | None = None,
+        timeouts: Iterable[float | None] | float | None = None,
         max_retries: Iterable[int] | int | None = None,
     ) -> list[str]:
         """Queues tasks that are not to wait their turn.
@@ -169,7 +172,7 @@ class TaskPusher:
         xss: Iterable[Row],
         extra: Iterable[Row] | None,
         seeds: Iterable[int] | int | None,
-        timeouts: Iterable[float] | float | None,
+        timeouts: Iterable[float | None] | float | None,
         max_retries: Iterable[int] | int | None,
         *,
         priority: Iterable[str | int | None] | str | int | None = None,
@@ -181,10 +184,10 @@ class TaskPusher:
             return []
         extras = None if extra is None else per_task("extra", extra, n)
         own_seeds = None if seeds is None else _seeds(seeds, n)
-        limits = None if timeouts is None else per_task("timeouts", timeouts, n)
+        limits = None if timeouts is None else [_limit(t) for t in per_task("timeouts", timeouts, n)]
         retries = None if max_retries is None else per_task("max_retries", max_retries, n)
         places = None if priority is None else [_place(p) for p in per_task("priority", priority, n)]
-        _check_limits(limits, retries)
+        _check_retries(retries)
         for i, row in enumerate(rows):
             check_names(row, {}, extras[i] if extras else {})
         keys = [*_new_keys(n)]
@@ -295,10 +298,15 @@ def per_task(name: str, values: Any, n: int) -> Sequence[Any]:
     return each
 
 
-def _check_limits(limits: Sequence[float] | None, retries: Sequence[int] | None) -> None:
-    for limit in set(limits) if limits else ():
-        if not limit > 0:
-            raise ValueError(f"timeouts must be > 0 seconds, not {limit!r}")
+def _limit(timeout: float | None) -> float | None:
+    if timeout is None or timeout == math.inf:
+        return None
+    if not timeout > 0:
+        raise ValueError(f"timeouts must be > 0 seconds, not {timeout!r}")
+    return float(timeout)
+
+
+def _check_retries(retries: Sequence[int] | None) -> None:
     for number in set(retries) if retries else ():
         if number < 0 or number != int(number):
             raise ValueError(f"max_retries must be integers >= 0, not {number!r}")
@@ -332,9 +340,12 @@ def _new_keys(n: int) -> Iterator[str]:
 
 
 def _seeds(seeds: Iterable[int] | int, n: int) -> Sequence[int]:
-    if isinstance(seeds, int):
-        return [derive_seed(seeds, i) for i in range(n)]
-    return [int(seed) for seed in per_task("seeds", seeds, n)]
+    each = [operator.index(seed) for seed in per_task("seeds", seeds, n)]
+    if any(seed < 0 for seed in each):
+        raise ValueError(f"seeds must be integers >= 0, not {min(each)}")
+    if isinstance(seeds, Iterable):
+        return each
+    return [derive_seed(each[0], i) for i in range(n)]
 
 
 def _place(priority: str | int | None) -> tuple[int, str]:
@@ -342,6 +353,7 @@ def _place(priority: str | int | None) -> tuple[int, str]:
         return 0, ""
     if isinstance(priority, str):
         return 0, priority
-    if abs(priority) > HIGHEST_PRIORITY:
+    number = operator.index(priority)
+    if abs(number) > HIGHEST_PRIORITY:
         raise ValueError(f"priority must be between -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}, or a worker's id")
-    return int(priority), ""
+    return number, ""

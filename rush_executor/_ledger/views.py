@@ -90,9 +90,12 @@ class WorkerRecord(NamedTuple):
         worker_id: Its id.
         state: ``starting``, ``idle``, ``running``, ``draining`` (it was asked to end, and is at its last task), or as
             it ended: ``terminated``, ``killed``, ``lost``.
-        agent_id, host, pid: Who supervises it, and where it is; of one that is starting that is not known yet.
+        agent_id: Who supervises it.
+        host: Its machine; empty while it is starting.
+        pid: Its process there; 0 while it is starting.
         n_running: How many tasks it holds.
-        joined_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet).
+        joined_at: When it joined, in seconds since 1970 by the server's clock; None while it is starting.
+        ended_at: When it ended, likewise; None for not yet.
         reason: How it ended, for people.
     """
 

@@ -46,7 +46,10 @@ class NetworkSnapshot:
         network_id: The network.
         taken_at: When, in seconds since 1970 by the server's clock.
         n_tasks: How many tasks, in all.
-        n_queued, n_running, n_finished, n_failed: How many in each state.
+        n_queued: How many were queued.
+        n_running: How many were running.
+        n_finished: How many had finished.
+        n_failed: How many had failed.
     """
 
     path: str

@@ -50,7 +50,7 @@ class LogRecord(NamedTuple):
         time: When, in seconds since 1970 by the server's clock: those of several machines can be compared.
         level: As in `logging`.
         logger: Name of the logger.
-        message: The text; at most `LONGEST_TEXT` characters.
+        message: The text; a very long one is shortened.
         task: Key of the task that was running; empty for none.
         stream: ``log``, or ``stdout`` or ``stderr`` for a line that was printed.
         exception: Traceback of the exception that was logged along, as text; empty for none.

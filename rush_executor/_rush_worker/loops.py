@@ -81,6 +81,8 @@ class _RowDecoder:
         self._codec = codec
         self._fun = fun
         self._constants = dict(constants)
+        # Of the inputs of the task that runs. Not the inputs, which may be large.
+        self._names: dict[str, Any] = {}
 
     def function_key(self, payload: bytes) -> bytes:  # noqa: ARG002
         """All tasks are of one function."""
@@ -91,12 +93,14 @@ class _RowDecoder:
         xs = self._codec.decode(XS, task_id, payload)
         if isinstance(xs, tuple):
             xs, seed = xs
+            self._names = dict.fromkeys(xs)
             return Call(_seeded, (self._fun, seed, {**xs, **self._constants}), {}, False)  # noqa: FBT003
+        self._names = dict.fromkeys(xs)
         return Call(self._fun, (), {**xs, **self._constants} if self._constants else xs, False)  # noqa: FBT003
 
     def encode_result(self, task_id: str, value: Any) -> bytes:
         """Makes the payload of what `fun` has returned."""
-        return self._codec.encode(YS, task_id, checked_result(value))
+        return self._codec.encode(YS, task_id, checked_result(value, self._names))
 
     def encode_failure(self, task_id: str, exc: BaseException, *, trim: int = 0) -> bytes:
         """Makes the payload of how it failed."""
@@ -112,19 +116,19 @@ def _seeded(fun: Callable[..., Any], seed: int, xs: dict[str, Any]) -> Any:
         return fun(**xs)
 
 
-def checked_result(value: Any) -> dict[str, Any]:
+def checked_result(value: Any, xs: Mapping[str, Any]) -> dict[str, Any]:
     """What a function has returned, if it is a row.
 
     Raises:
         TypeError: It is no mapping, or has a name that is no string.
-        ValueError: A name stands for something else.
+        ValueError: A name stands for something else, such as one of the inputs.
     """
     if not isinstance(value, Mapping):
         raise TypeError(
             f"a task's function must return a mapping of names to results, such as {{'y': 1.0}}, "
             f"not {type(value).__name__}"
         )
-    check_names({}, value, {})
+    check_names(xs, value, {})
     return dict(value)
 
 
@@ -166,7 +170,7 @@ def _child(
         try:
             with with_rng_state(task.seed):
                 value = fun(**task.xs, **constants)
-            body = _FINISHED + codec.encode(YS, task.key, checked_result(value))
+            body = _FINISHED + codec.encode(YS, task.key, checked_result(value, task.xs))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the task's outcome
             body = _FAILED + codec.encode_failure(task.key, error, trim=1)
         view = memoryview(body)

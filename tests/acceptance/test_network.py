@@ -145,6 +145,37 @@ def test_a_result_is_a_mapping(rush: Rush) -> None:
     assert "must return a mapping" in str(condition)
 
 
+@pytest.mark.parametrize("loop", [worker_loop_default, worker_loop_process])
+def test_a_result_that_is_called_like_an_input(rush: Rush, loop: Callable[..., None]) -> None:
+    """Fails its task: they would be one column."""
+    rush.start_local_workers(loop, fun=lambda x: {"x": x}, n_workers=1)
+    keys = rush.push_tasks([{"x": 1}, {"x": 2}], seeds=[1, 2])
+    keys += rush.push_tasks([{"x": 3}])
+    assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+    assert ["'x' is an input" in str(row.condition) for row in rush.fetch_failed_tasks()] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"timeouts": -1}, "timeouts must be > 0 seconds, not -1"),
+        ({"timeouts": [float("nan")]}, "timeouts must be > 0 seconds, not nan"),
+        ({"max_retries": -1}, "max_retries must be integers >= 0, not -1"),
+        ({"seeds": -1}, "seeds must be integers >= 0, not -1"),
+        ({"seeds": [-2]}, "seeds must be integers >= 0, not -2"),
+        ({"seeds": 1.5}, "'float' object cannot be interpreted as an integer"),
+        ({"priority": 1.5}, "'float' object cannot be interpreted as an integer"),
+        ({"priority": 4096}, "priority must be between -4095 and 4095, or a worker's id"),
+        ({"priority": [1, 2]}, "priority has 2 values for 1 tasks"),
+    ],
+)
+def test_options_that_make_no_sense(rush: Rush, options: dict[str, Any], error: str) -> None:
+    """Are told before anything is sent."""
+    with pytest.raises((ValueError, TypeError), match=error):
+        rush.push_priority_tasks([{"x": 1}], **{"priority": 0, **options})
+    assert rush.n_tasks == 0
+
+
 def test_a_crash(rush: Rush) -> None:
     """Costs one worker and its task; nobody has to look for it."""
     rush.start_local_workers(fun=crash_on_two, n_workers=2)
@@ -174,7 +205,7 @@ def test_no_worker_is_left(rush: Rush) -> None:
 def test_a_time_limit(rush: Rush) -> None:
     """Ends the task; the worker goes on, under its id."""
     ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
-    keys = rush.push_tasks([{"x": x} for x in range(4)], timeouts=[30, 30, 0.3, 30])
+    keys = rush.push_tasks([{"x": x} for x in range(4)], timeouts=[30, None, 0.3, float("inf")])
     seen: set[str] = set()
     wait_until(lambda: seen.update(rush.worker_states.values()) or rush.n_finished_tasks == 3)
     [row] = rush.fetch_failed_tasks()
