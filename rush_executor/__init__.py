@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rush_executor._crew.alone import start_worker
     from rush_executor._executor.executor import RushExecutor
     from rush_executor._executor.nested import current_executor
+    from rush_executor._executor.progress import progress
     from rush_executor._network.plan import remove_rush_plan, rush_available, rush_config, rush_plan
     from rush_executor._network.rush import Rush
     from rush_executor._network.rush import Rush as rsh  # noqa: N813 - as it is called in R
@@ -56,6 +57,7 @@ __all__ = [
     "WorkerLostError",
     "__version__",
     "current_executor",
+    "progress",
     "remove_rush_plan",
     "rsh",
     "rush_available",
@@ -76,6 +78,7 @@ _HOMES = {
     "RushWorker": "rush_executor._rush_worker.worker",
     "TaskTable": "rush_executor._view.table",
     "current_executor": "rush_executor._executor.nested",
+    "progress": "rush_executor._executor.progress",
     "remove_rush_plan": "rush_executor._network.plan",
     "rsh": "rush_executor._network.rush",
     "rush_available": "rush_executor._network.plan",

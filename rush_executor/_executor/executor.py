@@ -23,8 +23,9 @@ from rush_executor._config import (
 )
 from rush_executor._crew.crew import Crew
 from rush_executor._crew.ctrl_c import ctrl_c_held_back
-from rush_executor._executor.mapping import Submit, map_results
+from rush_executor._executor.mapping import Submit, map_results, n_submitted_later
 from rush_executor._executor.pool import PoolView
+from rush_executor._executor.progress import Progress, ProgressWish
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._payload import EncodedFunction, Encoder
@@ -44,6 +45,8 @@ class TaskExecutor(Executor):
 
     _session: Session
     _options: TaskOptions
+    # Shows what is submitted, where that is wanted.
+    _progress: Progress | None = None
 
     @property
     def _max_workers(self) -> int:
@@ -107,6 +110,7 @@ class TaskExecutor(Executor):
         max_retries: int | None = None,
         priority: int | None = None,
         retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
+        progress: ProgressWish | None = None,
     ) -> OptionsView:
         """The same executor, with other options for what is submitted through it; what is None stays as it is.
 
@@ -118,11 +122,14 @@ class TaskExecutor(Executor):
             retry_on: Exception types. A task that fails with one of them is run again after a pause that doubles each
                 time, with jitter. `()` for none. One that was killed is not; one that exceeded its time limit only
                 where `TaskTimeoutError` itself is named.
+            progress: Show how far all that is under way through the view is, in a bar on a terminal or in a notebook:
+                what is done and failed, how fast, how long it will take. "always": where stderr is neither, too.
 
         Returns:
             An Executor. Shutting it down shuts down the executor that it is a view of.
         """
-        return OptionsView(self, _checked_options(self._options, timeout, max_retries, priority, retry_on))
+        options = _checked_options(self._options, timeout, max_retries, priority, retry_on)
+        return OptionsView(self, options, progress=_checked_progress(progress, self._progress))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Takes no more tasks; what was submitted is finished.
@@ -199,9 +206,10 @@ class TaskExecutor(Executor):
 class OptionsView(TaskExecutor):
     """An executor with other options; see `RushExecutor.options`."""
 
-    def __init__(self, executor: TaskExecutor, options: TaskOptions) -> None:
-        # Not let go while the view is used.
-        self._executor = executor
+    def __init__(self, executor: TaskExecutor, options: TaskOptions, *, progress: Progress | None) -> None:
+        # Not let go while the view is used. Of a view of a view the executor itself: the options are all here.
+        self._executor: TaskExecutor = executor._executor if isinstance(executor, OptionsView) else executor  # noqa: SLF001
+        self._progress = progress
         self._session = executor._session  # noqa: SLF001 - a view is of the executor's own kind
         self._options = options
 
@@ -218,9 +226,27 @@ class OptionsView(TaskExecutor):
         *,
         is_chunk: bool = False,
     ) -> RushFuture:
+        progress = self._progress
+        n_calls = len(args[0]) if is_chunk else 1
         future = self._executor._send(function, args, kwargs, options, is_chunk=is_chunk)  # noqa: SLF001
         del args, kwargs
+        if progress is not None:
+            progress.watch(future, n_calls)
         return future
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """As `RushExecutor.map`."""
+        results = super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize)
+        if self._progress is None:
+            return results
+        return self._progress.around(results, n_submitted_later(iterables, chunksize, buffersize))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         """Shuts down the executor that this is a view of."""
@@ -465,6 +491,14 @@ def _checked_options(
     timeout_s = base.timeout_s if timeout is None else _checked_timeout(timeout)
     kinds = base.retry_on if retry_on is None else _checked_kinds(retry_on)
     return TaskOptions(max_retries, priority, timeout_s, kinds)
+
+
+def _checked_progress(wish: ProgressWish | None, inherited: Progress | None) -> Progress | None:
+    if wish is None:
+        return inherited
+    if wish not in (True, False, "always"):
+        raise ValueError(f'progress must be True, False or "always", not {wish!r}')
+    return Progress(wish) if wish else None
 
 
 def _checked_timeout(timeout: float) -> float | None:

@@ -11,12 +11,12 @@ import itertools
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol, SupportsIndex
 
 from rush_executor._client.future import RushFuture
 
-__all__ = ["Submit", "map_results", "submit_calls"]
+__all__ = ["Submit", "map_results", "n_submitted_later", "submit_calls"]
 
 
 class Submit(Protocol):
@@ -68,6 +68,17 @@ def map_results(
     # Submitted now, not when the first result is asked for.
     futures = deque(itertools.islice(tasks, n_ahead))
     return _results(futures, tasks if buffersize is not None else iter(()), cancel, end_at, is_chunked=chunksize > 1)
+
+
+def n_submitted_later(iterables: tuple[Iterable[Any], ...], chunksize: int, buffersize: int | None) -> int | None:
+    """How many calls `map_results` will submit while its results are asked for; None if the input does not tell."""
+    if buffersize is None:
+        return 0
+    sizes = [len(iterable) if isinstance(iterable, Sized) else None for iterable in iterables]
+    if None in sizes or not sizes:
+        return None
+    chunksize = min(chunksize, buffersize)
+    return max(0, min(size or 0 for size in sizes) - buffersize // chunksize * chunksize)
 
 
 def submit_calls(submit: Submit, calls: Iterable[tuple[Any, ...]], chunksize: int) -> Iterator[RushFuture]:
