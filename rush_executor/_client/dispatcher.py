@@ -5,7 +5,8 @@ does that thread wait for an answer, which would wake it for nothing: the outcom
 there is no outcome when the next task is sent, or after about a second, the same batch is sent again and asked about,
 which does no harm (docs/decisions/0004). When
 tasks come faster than one by one, sending each by itself would cost a round trip each, so they go into the outbox, and
-the dispatcher sends whatever the outbox holds when it gets to it: the busier the process, the larger the batches.
+the dispatcher sends whatever the outbox holds when it gets to it: the busier the process, the larger the batches. Where
+the server takes them more slowly still, the outbox is full in the end, and whoever submits waits until there is room.
 
 `lock` guards the uplink, and with it the order of batches. Whoever takes a task out of the outbox holds it, so under
 it a task is either still in the outbox or has been sent.
@@ -27,11 +28,11 @@ import queue
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from rush_executor._client.future import RushFuture
+from rush_executor._client.outbox import Outbox
 from rush_executor._client.retries import Parcel, RetryQueue
 from rush_executor._client.shelf import FunctionShelf
 from rush_executor._ledger.client import Uplink
@@ -48,6 +49,8 @@ _LARGEST_BATCH: Final = 500
 _LARGEST_BATCH_BYTES: Final = 4 * 1024 * 1024
 # After a longer pause the connection may have been cut without our knowledge: then a lone task waits for its answer.
 _FRESH_S: Final = 1.0
+# How often whoever waits for room in the outbox looks. A full one keeps the server busy for far longer.
+_ROOM_PAUSE_S: Final = 0.005
 
 
 class _Batch(NamedTuple):
@@ -113,7 +116,7 @@ class Dispatcher:
         self._shelf = shelf
         self._when_lost = when_lost
         self._when_refused = when_refused
-        self._outbox: deque[Parcel] = deque()
+        self._outbox = Outbox()
         self._retries = RetryQueue()
         # The server does not know the network any more.
         self.is_halted = False
@@ -135,7 +138,7 @@ class Dispatcher:
         self._thread.start()
 
     def send(self, parcel: Parcel, *, is_lone: bool) -> None:
-        """Sends a task now, or puts it into the outbox.
+        """Sends a task now, or puts it into the outbox, when there is room in it.
 
         Args:
             parcel: The task.
@@ -156,7 +159,12 @@ class Dispatcher:
                         self._wakeup.set()
                         raise
                     return
-        self._outbox.append(parcel)
+        while self._outbox.is_full:
+            if parcel.future.done() or self._is_closed:
+                # The network is lost, or the session was aborted: whatever is pending is resolved, this one too.
+                return
+            time.sleep(_ROOM_PAUSE_S)
+        self._outbox.put(parcel)
         if self._is_asleep:
             self._wakeup.set()
 
@@ -178,7 +186,7 @@ class Dispatcher:
         self.n_taken = 0
         for future, _ in parcels:
             future._is_sent = False
-        self._outbox.extendleft(reversed(parcels))
+        self._outbox.put_first(parcels)
         self.is_halted = False
         self._wakeup.set()
 
@@ -223,7 +231,7 @@ class Dispatcher:
             if self.is_halted or (not self._outbox and self._batch is None):
                 self._wakeup.wait(self._retries.pause_s())
             self._is_asleep = False
-            self._outbox.extend(self._retries.take_due())
+            self._outbox.put_all(self._retries.take_due())
             while self._has_something_to_send() and not self._is_closed:
                 with self.lock:
                     # First: after a batch with a later number the server would take this one for seen.
@@ -231,23 +239,12 @@ class Dispatcher:
                     if self.is_halted:
                         break
                     if self._batch is None:
-                        self._outbox.extend(self._retries.take_due())
-                        self._batch = self._make_batch(self._take_parcels())
+                        self._outbox.put_all(self._retries.take_due())
+                        self._batch = self._make_batch(self._outbox.take(_LARGEST_BATCH, _LARGEST_BATCH_BYTES))
                     self._send_batch()
 
     def _has_something_to_send(self) -> bool:
         return not self.is_halted and bool(self._outbox or self._batch is not None or self._posted is not None)
-
-    def _take_parcels(self) -> list[Parcel]:
-        outbox, n_bytes = self._outbox, 0
-        parcels: list[Parcel] = []
-        while outbox and len(parcels) < _LARGEST_BATCH and n_bytes < _LARGEST_BATCH_BYTES:
-            parcel = outbox.popleft()
-            # Cancelled before it left.
-            if not parcel.future.done():
-                parcels.append(parcel)
-                n_bytes += len(parcel.task.payload)
-        return parcels
 
     def _make_batch(self, parcels: list[Parcel]) -> _Batch | None:
         if not parcels:

