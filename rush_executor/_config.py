@@ -5,6 +5,7 @@
 | `RUSH_URL` | server to use when no `url` is given |
 | `RUSH_NETWORK` | network that `rush-executor worker` joins when none is named |
 | `RUSH_SECRET` | secret that seals payloads when none is given |
+| `JOBLIB_TEMP_FOLDER` | joblib's: where to put large arrays when no folder is given |
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ __all__ = [
     "default_network_id",
     "default_secret",
     "default_url",
+    "joblib_temp_folder",
     "launcher_environment",
     "log_levels",
     "redact",
     "set_worker_environment",
+    "thread_settings",
     "worker_environment",
 ]
 
@@ -177,6 +180,11 @@ def default_secret() -> bytes | None:
     return secret.encode() if secret else None
 
 
+def joblib_temp_folder() -> str | None:
+    """Folder that joblib's users have named for large arrays."""
+    return os.environ.get("JOBLIB_TEMP_FOLDER") or None
+
+
 def cpu_count() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -198,6 +206,11 @@ def worker_environment(n_workers: int, n_threads: int | None) -> Mapping[str, st
         else:
             environment.setdefault(name, str(max(1, cpu_count() // n_workers)))
     return environment
+
+
+def thread_settings() -> Mapping[str, str]:
+    """What the environment says about threads of numerical libraries."""
+    return {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
 
 
 def set_worker_environment(n_workers: int, n_threads: int | None) -> None:
