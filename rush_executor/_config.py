@@ -6,6 +6,7 @@
 | `RUSH_NETWORK` | network that the commands of `rush-executor` are about when none is named |
 | `RUSH_SECRET` | secret that seals payloads when none is given |
 | `RUSH_PASSWORD` | password of the server that `rush-executor server` starts |
+| `JOBLIB_TEMP_FOLDER` | joblib's: where to put large arrays when no folder is given |
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ __all__ = [
     "default_secret",
     "default_url",
     "is_dumb_terminal",
+    "joblib_temp_folder",
     "launcher_environment",
     "log_levels",
     "redact",
     "set_worker_environment",
+    "thread_settings",
     "worker_environment",
 ]
 
@@ -190,6 +193,11 @@ def is_dumb_terminal() -> bool:
     return os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
 
 
+def joblib_temp_folder() -> str | None:
+    """Folder that joblib's users have named for large arrays."""
+    return os.environ.get("JOBLIB_TEMP_FOLDER") or None
+
+
 def cpu_count() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -211,6 +219,11 @@ def worker_environment(n_workers: int, n_threads: int | None) -> Mapping[str, st
         else:
             environment.setdefault(name, str(max(1, cpu_count() // n_workers)))
     return environment
+
+
+def thread_settings() -> Mapping[str, str]:
+    """What the environment says about threads of numerical libraries."""
+    return {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
 
 
 def set_worker_environment(n_workers: int, n_threads: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from pickle import PickleBuffer
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from rush_executor._payload.arrays import OTHER_WAY
 from rush_executor._payload.wire import BUFFERS, read_buffers, table_of
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
@@ -133,6 +135,38 @@ def test_large_array_is_copied_once(secret: bytes | None) -> None:
     finally:
         tracemalloc.stop()
     assert np.array_equal(call.args[0], array)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("part", [slice(None), slice(1, 3), (slice(None), slice(1, 3))], ids=["all", "rows", "columns"])
+def test_mapped_file(tmp_path: Path, mode: str, part: Any) -> None:
+    """A memmap travels as the array that it shows: the other side has no such file."""
+    BASE.tofile(tmp_path / "file")
+    mapped = np.memmap(tmp_path / "file", BASE.dtype, mode, shape=BASE.shape)[part]
+    for back in (received(mapped), Sides().back(mapped)):
+        assert type(back) is np.ndarray
+        assert np.array_equal(back, BASE[part])
+        assert back.flags.writeable
+
+
+def test_other_way() -> None:
+    """Who submits may send some arrays in another way than through the pickle; nobody else's are touched."""
+    large, small = np.zeros(1000), np.ones(3)
+    seen = []
+
+    def elsewhere(array: Any) -> Any:
+        seen.append(array)
+        return (list, (range(3),)) if array is large else None
+
+    token = OTHER_WAY.set(elsewhere)
+    try:
+        back = received({"a": [large, small]})
+    finally:
+        OTHER_WAY.reset(token)
+    assert back["a"][0] == [0, 1, 2]
+    assert back["a"][1].tolist() == [1, 1, 1]
+    assert [array is large for array in seen] == [True, False]
+    assert received(large).tolist() == large.tolist()
 
 
 def test_pickle_buffers() -> None:

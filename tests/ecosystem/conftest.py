@@ -1,0 +1,22 @@
+"""What the tests of other people's libraries share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the marks that joblib's tests carry."""
+    for mark in ("thread_unsafe", "no_cover"):
+        config.addinivalue_line("markers", f"{mark}: joblib's")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of joblib's tests, those that are about other backends are not ours to run."""
+    items[:] = [item for item in items if _is_ours(item)]
+
+
+def _is_ours(item: pytest.Item) -> bool:
+    is_about_rush = getattr(getattr(item, "function", None), "is_about_rush", None)
+    callspec = getattr(item, "callspec", None)
+    return is_about_rush is None or callspec is None or bool(is_about_rush(callspec.params))
