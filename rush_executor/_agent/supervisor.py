@@ -159,8 +159,8 @@ class Supervisor:
         # Workers to be started under ids of their own, and those that were told to end now.
         self._unstarted = list(settings.worker_ids)
         self._killed: set[str] = set()
-        # Those that were asked to end when they have finished their task, those in whose place others are to come, and
-        # those of which others know that they end.
+        # Those that were asked to end when they have finished their task, those of them in whose place others are to
+        # come, and those of which it is known that they end.
         self._asked: set[str] = set()
         self._restarting: set[str] = set()
         self._draining: set[str] = set()

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     logs, network = LogReader(target.channel, target.keys), NetworkReader(target.channel, target.keys)
 
     def who() -> list[str]:
-        return args.workers or [worker.worker_id for worker in network.workers()]
+        return args.workers or [worker.worker_id for worker in network.workers({})]
 
     start = logs.now() - args.since if args.since is not None else 0.0
     cursor = LogCursor(start)

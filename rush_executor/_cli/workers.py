@@ -83,7 +83,7 @@ def _list_ended(target: Target, *, is_json: bool) -> int:
     from rush_executor._ledger.views import NetworkReader
     from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 
-    found = NetworkReader(target.channel, target.keys).workers()
+    found = NetworkReader(target.channel, target.keys).workers({})
     ended = [worker for worker in found if worker.state in (TERMINATED, KILLED, LOST)]
     if is_json:
         print_json([worker._asdict() for worker in ended])

@@ -155,10 +155,9 @@ class _Pulse:
                 if left_s <= 0:
                     self._ledger.beat(int(config.heartbeat_expire_s * 1000))
                     left_s = config.heartbeat_period_s
-                # Nobody can kill the process that somebody sits in front of: either wish is a request to end.
-                if {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL, RESTART)} & set(
-                    self._ledger.wanted_ends()
-                ):
+                # Nobody can kill the process that somebody sits in front of: any wish is a request to end.
+                wishes = {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL, RESTART)}
+                if wishes & set(self._ledger.wanted_ends()):
                     self._seat.is_leaving = True
                     self._ledger.drain([self._seat.worker_id])
             except (NetworkLostError, NetworkGone, WorkerGone, Refused) as error:

@@ -71,9 +71,13 @@ def _read_outcome(reader: NetworkReader, codec: RowCodec, record: Record, detail
     def outcome() -> None:
         tag, body = record.outcome[:1], record.outcome[1:]
         if tag in (FINISHED_TAG, FINISHED_BLOB_TAG):
+            raw = reader.read_blob(body.decode()) if tag == FINISHED_BLOB_TAG else body
             if not record.is_call:
-                raw = reader.read_blob(body.decode()) if tag == FINISHED_BLOB_TAG else body
                 details.ys = codec.decode(YS, record.task_id, raw)
+                return
+            details.ys, error = codec.decode_result(record.task_id, raw)
+            if error is not None:
+                details.failure = condition_text(error)
         elif tag in (FAILED_TAG, FAILED_BLOB_TAG):
             raw = reader.read_blob(body.decode()) if tag == FAILED_BLOB_TAG else body
             details.failure, details.traceback = codec.describe_failure(record.task_id, raw)
