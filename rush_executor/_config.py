@@ -104,6 +104,11 @@ class NetworkConfig:
         """How long an agent without a heartbeat is only suspected: it may be about to give a sign of life."""
         return max(self.heartbeat_period_s / 2, _SHORTEST_DOUBT_S)
 
+    @property
+    def heartbeat_ttl_s(self) -> float:
+        """How long one sign of life lasts: when the doubt is over, too, `heartbeat_expire_s` are, and not much more."""
+        return max(self.heartbeat_expire_s - self.doubt_s, 2 * self.heartbeat_period_s)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:

@@ -238,7 +238,7 @@ class Supervisor:
         config, now = self._settings.config, time.monotonic()
         self._report_losses()
         if now >= self._beat_at:
-            self._ledger.beat(int(config.heartbeat_expire_s * 1000))
+            self._ledger.beat(int(config.heartbeat_ttl_s * 1000))
             self._beat_at = now + config.heartbeat_period_s
         if not self._is_leaving and now >= self._network_at:
             self._find_network()
@@ -250,7 +250,7 @@ class Supervisor:
             self._hear_wishes(now)
         if rings.has_expired or now >= self._look_at:
             self._reaper.look()
-            self._look_at = now + config.heartbeat_period_s
+            self._look_at = now + (self._reaper.patience_s if self._reaper.has_suspects else config.heartbeat_period_s)
         self._tell_draining()
         due_at = min(self._end_wanted(), self._beat_at, self._look_at)
         return due_at if self._is_leaving else min(due_at, self._network_at)

@@ -501,7 +501,8 @@ class Session:
         if now >= self._next_look_at:
             self._reaper.look()
             self._look_for_workers(now)
-            self._next_look_at = now + self.config.heartbeat_period_s
+            reaper, period_s = self._reaper, self.config.heartbeat_period_s
+            self._next_look_at = now + (reaper.patience_s if reaper.has_suspects else period_s)
         self._next_tick_at = now + _TICK_S
 
     def _look_for_workers(self, now: float) -> None:

@@ -206,6 +206,11 @@ class Reaper:
         """Whether some agent is suspected since the last look."""
         return bool(self._suspects)
 
+    @property
+    def patience_s(self) -> float:
+        """How long to wait until the next look while somebody is suspected: the doubt is not to last much longer."""
+        return self._doubt_s / 4
+
     def n_workers(self) -> int:
         """How many workers have joined the network."""
         return int(self._channel.call(pack(("SCARD", self._keys.worker_ids)))[0])

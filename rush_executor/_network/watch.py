@@ -52,7 +52,8 @@ class Watch:
         self._pool.disconnect()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._doubt_s):
+        # Nobody tells of a heartbeat that has expired: a look costs one trip.
+        while not self._stopping.wait(self._reaper.patience_s):
             self._look()
 
     def _look(self) -> bool:

@@ -127,7 +127,7 @@ class _Pulse:
         self._ledger = AgentLedger(self._channel, seat.keys, seat.worker_id, socket.gethostname())
         self._is_over = threading.Event()
         self._pid = os.getpid()
-        self._ledger.beat(int(seat.config.heartbeat_expire_s * 1000))
+        self._ledger.beat(int(seat.config.heartbeat_ttl_s * 1000))
         self._ledger.announce_worker(seat.worker_id)
         self._thread = threading.Thread(target=self._run, name="rush-worker-pulse", daemon=True)
         self._thread.start()
@@ -153,7 +153,7 @@ class _Pulse:
             left_s -= period_s
             try:
                 if left_s <= 0:
-                    self._ledger.beat(int(config.heartbeat_expire_s * 1000))
+                    self._ledger.beat(int(config.heartbeat_ttl_s * 1000))
                     left_s = config.heartbeat_period_s
                 # Nobody can kill the process that somebody sits in front of: any wish is a request to end.
                 wishes = {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL, RESTART)}

@@ -7,6 +7,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -192,6 +194,34 @@ def test_a_crash(rush: Rush) -> None:
     rush.wait_for_workers(worker_ids=[row.worker_id], timeout=DEADLINE_S)
     assert rush.n_running_workers == 2
     assert rush.lost_worker_ids == []
+
+
+BY_HAND = """
+import sys, time
+from rush_executor import RushWorker
+worker = RushWorker(sys.argv[1], sys.argv[2], heartbeat_period=0.2, heartbeat_expire=1.5)
+worker.push_running_tasks([{"x": 1}])
+print(worker.worker_id, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_whose_machine_is_lost(rush: Rush, url: str) -> None:
+    """Nobody has reaped it: its heartbeat tells, not before it expires; whoever waits for its task need not look."""
+    command = [sys.executable, "-c", BY_HAND, rush.network_id, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker_id = process.stdout.readline().strip()
+        [key] = rush.running_tasks
+        began_at = time.monotonic()
+        process.kill()
+    assert rush.wait_for_tasks(key, timeout=DEADLINE_S)
+    # The last sign of life may be a period old.
+    assert time.monotonic() - began_at > 1.5 - 0.2 - 0.1
+    [condition] = rush.fetch_failed_tasks()["condition"]
+    assert isinstance(condition, WorkerLostError)
+    assert "no sign of life" in str(condition)
+    assert rush.detect_lost_workers() == rush.lost_worker_ids == [worker_id]
 
 
 def test_no_worker_is_left(rush: Rush) -> None:

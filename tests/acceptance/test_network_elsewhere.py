@@ -21,6 +21,7 @@ import redis
 from rush_executor import (
     Rush,
     RushExecutor,
+    RushWorker,
     remove_rush_plan,
     rush_available,
     rush_config,
@@ -93,6 +94,36 @@ def test_a_worker_waits_for_something_to_do(url: str) -> None:
         end(again)
         assert rush.n_lost_workers == 0
         rush.reset()
+
+
+def count_up(worker: RushWorker) -> None:
+    """Nobody hands out anything: one more than what all have found so far."""
+    while not worker.terminated:
+        seen = worker.fetch_finished_tasks()
+        [key] = worker.push_running_tasks([{"x": len(seen)}], extra=[{"seen_of": len(set(seen["worker_id"]))}])
+        time.sleep(0.02)
+        worker.finish_tasks(key, {"y": len(seen) + 1})
+
+
+def test_nobody_is_in_charge(url: str) -> None:
+    """Who has said what to run is gone; workers from a shell join and leave, and see each other's results."""
+    with Rush("alone", url) as rush:
+        rush.set_worker_loop(count_up)
+    first = run(*worker_command(url, "alone"))
+    with Rush("alone", url) as other:
+        wait_until(lambda: len(set(other.fetch_finished_tasks()["worker_id"])) == 2)
+        second = run(*worker_command(url, "alone"))
+        wait_until(lambda: len(set(other.fetch_finished_tasks()["worker_id"])) == 4)
+        first.send_signal(signal.SIGTERM)
+        end(first)
+        n_then = other.n_finished_tasks
+        wait_until(lambda: other.n_finished_tasks > n_then + 10)
+        assert max(other.fetch_finished_tasks()["seen_of"]) == 4
+        second.send_signal(signal.SIGTERM)
+        end(second)
+        states = list(other.worker_states.values())
+        assert (other.n_running_tasks, other.n_failed_tasks, states) == (0, 0, ["terminated"] * 4)
+        other.reset()
 
 
 def test_workers_that_are_killed_from_afar(url: str) -> None:

@@ -333,7 +333,9 @@ class Rig:
             # As one list of fields and values. Nobody would miss an inbox in which nothing is.
             entries: Any = self.redis.xrange(key)
             return [_text(part) for _, fields in entries for pair in fields.items() for part in pair] or None
-        return _text(self.redis.get(key)) if kind == b"string" else None
+        raw = self.redis.get(key) if kind == b"string" else None
+        # A heartbeat may have expired since it was asked what it is.
+        return None if raw is None else _text(raw)
 
 
 def race(*calls: Callable[[], Any]) -> list[Any]:

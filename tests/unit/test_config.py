@@ -70,6 +70,14 @@ def test_the_bounds_are_allowed(settings: dict[str, float]) -> None:
     NetworkConfig(url="redis://h", network_id="n", **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("period", "expire"), [(3, 15), (3, 6), (0.5, 1.5), (0.1, 0.2), (2, 60)])
+def test_when_an_agent_is_taken_for_dead(period: float, expire: float) -> None:
+    """Not before `heartbeat_expire`, and not much later; one late sign of life does not even make it a suspect."""
+    config = NetworkConfig(url="redis://h", network_id="n", heartbeat_period_s=period, heartbeat_expire_s=expire)
+    assert config.heartbeat_ttl_s >= 2 * period
+    assert expire <= config.heartbeat_ttl_s + config.doubt_s <= expire + 1.5
+
+
 @pytest.mark.parametrize("name", ["reconnect_timeout_s", "heartbeat_period_s", "heartbeat_expire_s", "client_lease_s"])
 def test_nan_is_refused(name: str) -> None:
     """A time-out that is no number compares as neither too small nor too large."""
