@@ -148,4 +148,8 @@ def test_the_agent_is_lost_with_both(rig: Rig) -> None:
     rig.reaper().bury("a1")
     rig.forget(rig.agent())
     assert [told for told, _ in parent.drain()] == [task]
+    # If that one was the first to be put right, its task was queued again: it is dropped when it is met.
+    assert rig.worker("w3", agent_id="a2").claim() == []
+    rig.agent("a2").leave()
+    rig.forget(rig.agent("a2"))
     assert rig.dump().keys() <= {"network", "client_ids", "client:c1", "bell"}
