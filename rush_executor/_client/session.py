@@ -275,9 +275,10 @@ class Session:
         Args:
             how: For the error of the tasks that were running.
         """
-        self.shut_down(why="shutdown", cancel_futures=True)
+        # First: with nothing pending the listener would take everything down in peace, and wait for what others run.
         with self._lock:
             self._is_aborted = True
+        self.shut_down(why="shutdown", cancel_futures=True)
         self._pending.fail_all(lambda: WorkerLostError(f"the worker that ran the task was ended by {how}()"))
         self.shut_down(why="shutdown")
 

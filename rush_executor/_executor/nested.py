@@ -43,7 +43,7 @@ def current_executor() -> NestedExecutor:
     its priority is by default that of the task plus one, and `max_retries` is that of the task.
 
     The task ends when what it has submitted has ended; if it fails, what no worker has claimed is cancelled. If it is
-    killed, exceeds its time limit or loses its worker, what no worker has claimed is dropped.
+    killed, exceeds its time limit or loses its worker, what it has submitted ends at once.
 
     Returns:
         An Executor. Its ``shutdown``, and leaving its ``with`` block, wait for what was submitted through it.

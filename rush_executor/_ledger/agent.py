@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from rush_executor._ledger.client import retire_client
+from rush_executor._ledger.client import KILL_MS, retire_client
 from rush_executor._ledger.connection import BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
@@ -229,7 +229,11 @@ class Reaper:
             requeued, _ = _lose_worker(self._channel, k, agent_id, loss, CHARGE_ALL, is_reaper=True)
             if requeued < 0:
                 return False
-        command = evalsha("forget_agent", (k.agent_ids, k.heartbeat(agent_id), k.agent_workers(agent_id)), [agent_id])
+        command = evalsha(
+            "forget_agent",
+            (k.agent_ids, k.heartbeat(agent_id), k.agent_workers(agent_id), k.kills(agent_id)),
+            [agent_id],
+        )
         return bool(self._channel.call(command)[0])
 
 
@@ -294,6 +298,10 @@ def _lose_worker(
             how,
             loss.reason,
             k.functions(),
+            k.running_tasks(),
+            k.worker(),
+            k.kills(),
+            KILL_MS,
         ],
     )
     requeued, failed, is_nobodys = channel.call(command)[0]

@@ -17,7 +17,7 @@ from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import NewTask
 
-__all__ = ["START", "CancelReply", "Downlink", "OpenedNetwork", "Received", "Uplink", "retire_client"]
+__all__ = ["KILL_MS", "START", "CancelReply", "Downlink", "OpenedNetwork", "Received", "Uplink", "retire_client"]
 
 # Where an inbox begins.
 START: Final = "0-0"
@@ -26,7 +26,7 @@ _INBOX_BATCH: Final = 100
 _BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000
 # How long the wish to end a task waits for an agent that is away.
-_KILL_MS: Final = 60_000
+KILL_MS: Final = 60_000
 # More claims than one push of a task will ever see.
 _ATTEMPTS_PER_PUSH: Final = 1 << 20
 
@@ -222,7 +222,7 @@ class Uplink:
     def kill(self, task_id: str) -> bool:
         """Asks that a running task be ended; False when it is not running."""
         k = self._keys
-        command = evalsha("kill_task", (k.task(task_id),), [task_id, k.worker(), k.kills(), _KILL_MS])
+        command = evalsha("kill_task", (k.task(task_id),), [task_id, k.worker(), k.kills(), KILL_MS])
         return bool(self._channel.call(command)[0])
 
     def state(self, task_id: str) -> str:

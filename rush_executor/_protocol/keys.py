@@ -27,7 +27,7 @@
 | `log:<worker>` | stream | what this worker has logged; an entry is a batch: its number, and lines as JSON | reset |
 | `agent_ids` | set | agents that have joined | the agent; whoever reaps it |
 | `agent_workers:<agent>` | set | workers of this agent, from just before it forks them | the agent; whoever reaps it |
-| `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; has a TTL |
+| `kills:<agent>` | set | running tasks that this agent is asked to end, and workers; also the channel on which it is told | the agent; whoever reaps it; has a TTL |
 | `heartbeat:<agent>` | string | a token; its TTL is the agent's lease | TTL; the agent |
 | `blob:<id>` | hash | a payload too large for one record, in chunks: `0`, `1`, ...; or `file`, its path | TTL until linked; then as its task, or the client that reads it; reset |
 

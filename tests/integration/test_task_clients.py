@@ -9,6 +9,7 @@ import pytest
 
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone, WorkerGone
+from rush_executor._protocol.records import KILLED_TAG
 from tests.integration.rig import EPOCH, LEASE_MS, Client, Rig, Worker
 
 
@@ -80,16 +81,22 @@ def test_it_goes_with_its_worker(rig: Rig) -> None:
     [task] = parent.push()
     worker.claim()
     client = task_client(rig, worker)
-    queued, running, large = client.push(3)
+    queued, running, left = client.push(3)
     [claim] = other.claim()
     assert claim.task_id == queued
     other.finish([claim], b"x" * LARGE_PAYLOAD)
+    far = rig.worker("w3", agent_id="a2")
+    [claim] = far.claim()
+    assert claim.task_id == running
     assert rig.agent().lose(worker, guilty=task) == (1, 0)
-    packets = rig.agent().channel.sent[-1]
+    assert (rig.agent("a2").ledger.wanted_ends(), rig.agent().ledger.wanted_ends()) == ([running], [])
+    assert 0 < rig.ttl_ms(rig.keys.kills("a2")) <= 60_000
+    assert rig.agent("a2").lose(far, guilty=running, tag=KILLED_TAG) == (0, 0)
+    packets = rig.agent().channel.sent[-2]
     dump = rig.dump()
     assert dump["client_ids"] == {"c1"}
     assert not {name for name in dump if name.startswith(("client:t1", "inbox:t1", "functions:t1", "blob:"))}
-    assert rig.queue() == [task, running, large]
+    assert rig.queue() == [task, left]
     rig.send_again(packets)
     assert rig.dump() == dump
     # Its late pushes are refused, and its late coming as well.
@@ -129,3 +136,20 @@ def test_one_at_a_time(rig: Rig) -> None:
     assert "client:t1" not in dump
     second.leave()
     assert rig.worker("w2").claim() == []
+
+
+def test_the_agent_is_lost_with_both(rig: Rig) -> None:
+    """It is asked to end what its other worker runs, and is gone: the request goes with it."""
+    parent, worker, other = rig.client(), rig.worker(), rig.worker("w2")
+    [task] = parent.push(max_retries=0)
+    worker.claim()
+    task_client(rig, worker).push()
+    other.claim()
+    rig.reaper().bury("a1")
+    rig.forget(rig.agent())
+    assert [told for told, _ in parent.drain()] == [task]
+    # If that one was the first to be put right, its task was queued again: it is dropped when it is met.
+    assert rig.worker("w3", agent_id="a2").claim() == []
+    rig.agent("a2").leave()
+    rig.forget(rig.agent("a2"))
+    assert rig.dump().keys() <= {"network", "client_ids", "client:c1", "bell"}

@@ -8,12 +8,4 @@ local task = redis.call('HMGET', KEYS[1], 'state', 'worker')
 if task[1] ~= 'running' then
   return 0
 end
-local agent = redis.call('HGET', ARGV[2] .. task[2], 'agent')
-if not agent then
-  return 0
-end
-local kills = ARGV[3] .. agent
-redis.call('SADD', kills, ARGV[1])
-redis.call('PEXPIRE', kills, ARGV[4])
-redis.call('PUBLISH', kills, ARGV[1])
-return 1
+return want_end(ARGV[2] .. task[2], ARGV[3], ARGV[1], ARGV[4]) and 1 or 0

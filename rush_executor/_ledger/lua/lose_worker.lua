@@ -7,15 +7,15 @@
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
 --       10 terminated, killed or lost, or starting: it is started again at once, 11 the same in words,
---       12 prefix of functions:
+--       12-15 prefixes of functions:, running_tasks:, worker:, kills:, 16 how long a wish to end a task is kept, in ms
 -- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
 --   {-1, -1, 0} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
 -- A task whose client is gone does not go back, it is dropped. If the worker's task has submitted tasks, the client that it
--- was for that goes with the worker, so what it had queued is dropped when it is met. A network that keeps its tasks keeps the worker's record, and
--- what was queued for this worker alone is queued for all.
+-- was for that goes with the worker: what it had queued is dropped when it is met, and who runs some of it is asked to end it.
+-- A network that keeps its tasks keeps the worker's record, and what was queued for this worker alone is queued for all.
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[7]) == 1 then
   return {-1, -1, 0}
 end
@@ -90,6 +90,15 @@ end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))
   ring(KEYS[6], KEYS[3], #ranked / 2)
+end
+if own_client then
+  for _, worker in ipairs(redis.call('SMEMBERS', KEYS[3])) do
+    for _, id in ipairs(redis.call('SMEMBERS', ARGV[13] .. worker)) do
+      if string.sub(id, 1, #own_client + 1) == own_client .. '-' then
+        want_end(ARGV[14] .. worker, ARGV[15], id, ARGV[16])
+      end
+    end
+  end
 end
 local is_nobodys = network[3] and not keeps and not durable and redis.call('SCARD', KEYS[14]) == 0
 return {#ranked / 2, failed, is_nobodys and 1 or 0}

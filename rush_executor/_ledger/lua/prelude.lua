@@ -69,6 +69,19 @@ local function forget_client(client_ids, client, client_key, inbox, functions, b
   end
 end
 
+-- want_end: tell the agent of a worker that a task which that worker runs is to end. Returns whether there is an agent.
+local function want_end(worker_key, kills_prefix, id, ms)
+  local agent = redis.call('HGET', worker_key, 'agent')
+  if not agent then
+    return false
+  end
+  local kills = kills_prefix .. agent
+  redis.call('SADD', kills, id)
+  redis.call('PEXPIRE', kills, ms)
+  redis.call('PUBLISH', kills, id)
+  return true
+end
+
 -- clear_stale: take clients whose lease has run out off the list, and what was kept for them. In a durable network their
 -- functions stay: tasks of theirs may still be run.
 local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_prefix, durable)
