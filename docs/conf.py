@@ -16,7 +16,7 @@ author = "rush-executor contributors"
 copyright = "2026, rush-executor contributors"
 version = release = installed_version("rush-executor")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "printed_from_code"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "printed_from_code", "command_line"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"

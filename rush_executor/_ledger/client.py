@@ -17,7 +17,17 @@ from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import NewTask
 
-__all__ = ["KILL_MS", "START", "CancelReply", "Downlink", "OpenedNetwork", "Received", "Uplink", "retire_client"]
+__all__ = [
+    "ATTEMPTS_PER_PUSH",
+    "KILL_MS",
+    "START",
+    "CancelReply",
+    "Downlink",
+    "OpenedNetwork",
+    "Received",
+    "Uplink",
+    "retire_client",
+]
 
 # Where an inbox begins.
 START: Final = "0-0"
@@ -28,7 +38,7 @@ _RETIRE_BATCH: Final = 2000
 # How long the wish to end a task waits for an agent that is away.
 KILL_MS: Final = 60_000
 # More claims than one push of a task will ever see.
-_ATTEMPTS_PER_PUSH: Final = 1 << 20
+ATTEMPTS_PER_PUSH: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +204,7 @@ class Uplink:
     def _fence(self, batch: int, tasks: Sequence[NewTask]) -> bytes:
         args: list[str | bytes | float] = [batch, self._keys.task()]
         for task in tasks:
-            args += (task.task_id, task.retries * _ATTEMPTS_PER_PUSH)
+            args += (task.task_id, task.retries * ATTEMPTS_PER_PUSH)
         return evalsha("fence_tasks", (self._push_keys[1],), args)
 
     def forget_functions(self, digests: Sequence[str]) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from rush_executor._ledger.client import ATTEMPTS_PER_PUSH
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys, network_of_key, network_pattern
+from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG
 from rush_executor._protocol.states import DRAINING, FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 
 __all__ = ["Overview", "OverviewReader", "TaskPeek", "WorkerLook", "find_networks"]
@@ -90,7 +92,8 @@ class TaskPeek(NamedTuple):
         state: Its state.
         worker_id: Who runs it or has run it; empty for nobody.
         client_id: The client that waits for it; empty for a task that is the network's own.
-        attempt: How many times it was claimed.
+        n_attempts: How many times it was run, this time included: again after a worker was lost over it, or after a
+            failure. Not how often it was claimed: that is more, where it was given back.
         pushed_at, started_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet), or not known.
         head: Beginning of its payload, sealed or not.
         size: Length of the payload in the record, in bytes.
@@ -102,7 +105,7 @@ class TaskPeek(NamedTuple):
     state: str
     worker_id: str
     client_id: str
-    attempt: int
+    n_attempts: int
     pushed_at: float | None
     started_at: float | None
     ended_at: float | None
@@ -247,14 +250,18 @@ def find_networks(channel: Channel) -> list[str]:
 
 
 def _peek(raw: list[Any]) -> TaskPeek:
-    task, state, worker, client, attempt, pushed, started, ended, head, size, blob, tag = raw
+    task, state, worker, client, n_claims, losses, pushed, started, ended, head, size, blob, tag = raw
+    # The end that a worker's loss was to it has been counted with the losses.
+    n_attempts = (
+        int(losses or 0) + int(n_claims or 0) // ATTEMPTS_PER_PUSH + (tag not in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG))
+    )
     is_started = state.decode() != QUEUED
     return TaskPeek(
         task.decode(),
         state.decode(),
         worker.decode() if is_started else "",
         client.decode(),
-        int(attempt or 0),
+        n_attempts if n_claims and (is_started or n_attempts > 1) else 0,
         _instant(pushed),
         # A task that was given back to the queue still says when it was started.
         _instant(started) if is_started else None,

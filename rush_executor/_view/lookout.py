@@ -36,7 +36,7 @@ class TaskLine:
         state: Its state.
         what: The function that it calls, or its inputs, as text; empty if that is not known.
         worker_id: The worker that has it, or had it last; empty for none.
-        attempt: How many times it was started.
+        attempt: Which attempt at it this is, or was the last; 0 if it has not been started.
         pushed_at, started_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet), or not known.
     """
 
@@ -177,7 +177,7 @@ class Lookout:
             peek.state,
             what,
             peek.worker_id,
-            peek.attempt,
+            peek.n_attempts,
             peek.pushed_at,
             peek.started_at,
             peek.ended_at,

@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 
 from rush_executor import RushExecutor, errors
-from rush_executor._cli import main
+from rush_executor._cli import COMMANDS
 from rush_executor._ledger import server
 from rush_executor.testing import keys_left
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
+COMMAND_LINE = ROOT / "docs" / "reference" / "cli.md"
 ERRORS = ROOT / "docs" / "reference" / "errors.md"
 
 # A page takes some seconds: executors start, and some tasks sleep. One that takes as long as this hangs.
@@ -147,14 +148,12 @@ def test_every_argument_has_its_row() -> None:
     assert [name for name in names if f"| `{name}` |" not in text] == []
 
 
-def test_every_command_line_option_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """The page on configuration names every option of `rush-executor worker`."""
-    text = CONFIGURATION.read_text(encoding="utf-8")
-    with pytest.raises(SystemExit):
-        main(["worker", "--help"])
-    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
-    assert options
-    assert [option for option in sorted(options) if f"| `{option}" not in text] == []
+def test_every_command_has_its_section() -> None:
+    """The page on the command line prints every command from its parser, under its name, and the exit codes."""
+    text = COMMAND_LINE.read_text(encoding="utf-8")
+    printed = re.findall(r"^## (\w+)\n\n```\{command\} (\w+)\n```$", text, re.MULTILINE)
+    assert printed == [(name, name) for name in COMMANDS]
+    assert "```{exit-codes}" in text
 
 
 def test_every_setting_of_the_private_server_has_its_row() -> None:

@@ -12,7 +12,7 @@ from rush_executor._ledger.tasks import KeptTask, TaskLedger
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._payload.rows import XS, RowCodec
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import Claim, Loss
+from rush_executor._protocol.records import KILLED_TAG, Claim, Loss
 from rush_executor._protocol.states import KILLED
 from rush_executor._view.lookout import Lookout
 from tests.integration.rig import Rig
@@ -87,22 +87,49 @@ def test_an_executors_network(rig: Rig, reader: OverviewReader) -> None:
     assert reader.some_tasks("queued", 2) == ids[5:7]
     assert reader.some_tasks("failed", 2) == reader.some_tasks("finished", 2) == []
     running, queued = reader.peek([ids[3], "nothing", ids[5]])
-    assert (running.state, running.worker_id, running.client_id, running.attempt) == ("running", worker.id, "c1", 1)
+    assert (running.state, running.worker_id, running.client_id, running.n_attempts) == ("running", worker.id, "c1", 1)
     assert running.started_at is not None
     assert 0 <= found.looked_at - running.started_at < 60
-    assert (queued.state, queued.worker_id, queued.attempt, queued.started_at) == ("queued", "", 0, None)
+    assert (queued.state, queued.worker_id, queued.n_attempts, queued.started_at) == ("queued", "", 0, None)
     assert (queued.head, queued.size) == (b"call", 4)
     assert rig.dump() == before
 
 
 def test_tasks_that_were_given_back(rig: Rig, reader: OverviewReader) -> None:
-    """Do not run any more, whatever their records say of their last attempt."""
+    """Do not run any more, whatever their records say of their last claim, which was no attempt."""
     client, worker = rig.client(), rig.worker()
     [task] = client.push()
-    worker.ledger.release(worker.claim())
+    for _ in range(3):
+        worker.ledger.release(worker.claim())
     [peek] = reader.peek([task])
-    assert (peek.state, peek.worker_id, peek.started_at, peek.attempt) == ("queued", "", None, 1)
+    assert (peek.state, peek.worker_id, peek.started_at, peek.n_attempts) == ("queued", "", None, 0)
     assert counts(reader.look()) == (1, 0, 0, 0)
+    worker.claim()
+    assert [peek.n_attempts for peek in reader.peek([task])] == [1]
+
+
+def test_attempts(rig: Rig, reader: OverviewReader, kept: TaskLedger) -> None:
+    """Counted is each worker that was lost over a task, and each failure after which it was retried."""
+    kept.create("queued", [KeptTask("a", b"x", max_retries=5)])
+
+    def attempts() -> int:
+        return reader.peek(["a"])[0].n_attempts
+
+    assert attempts() == 0
+    one, two = join(rig, kept, "w1"), join(rig, kept, "w2")
+    assert claim(one).task_id == "a"
+    assert attempts() == 1
+    rig.agent().ledger.lose_worker(Loss("w1", "host", 4711, -9, "killed"), "a")
+    assert attempts() == 2
+    assert two.finish([Outcome(claim(two), True, b"failure")]) == []
+    assert attempts() == 2
+    kept.retry([("a", b"")], ignore_max_retries=False)
+    claim(two)
+    assert attempts() == 3
+    rig.agent().ledger.lose_worker(Loss("w2", "host", 4711, -9, "killed"), "a", KILLED_TAG, how=KILLED)
+    assert (reader.peek(["a"])[0].state, attempts()) == ("failed", 3)
+    one.close()
+    two.close()
 
 
 def test_a_lost_task_has_failed(rig: Rig, reader: OverviewReader) -> None:
