@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Iterable, Iterator
 
 from docutils import nodes
@@ -29,10 +30,10 @@ def command_lines(name: str) -> Iterator[str]:
         KeyError: There is no such command.
     """
     parser = _choices(_cli.make_parser())[name]
-    yield from (" ".join((parser.description or "").split()), "")
+    yield from (_prose(parser.description), "")
     actions = _choices(parser)
     for leaf in actions.values():
-        yield from (f"`{_call(leaf)}`", f": {' '.join((leaf.description or '').split())}", "")
+        yield from (f"`{_call(leaf)}`", f": {_prose(leaf.description)}", "")
     if actions:
         # What all of them take is said once.
         shared = functools.reduce(lambda a, b: a & b, (set(_options(leaf)) for leaf in actions.values()))
@@ -80,8 +81,13 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, str]:
         names = ", ".join(action.option_strings) or str(action.metavar)
         takes = "" if action.nargs == 0 or not action.option_strings else f" {_value_of(action)}"
         text = (action.help or "") % {"default": action.default, "prog": parser.prog}
-        found[f"`{names}{takes}`"] = text
+        found[f"`{names}{takes}`"] = _prose(text)
     return found
+
+
+def _prose(text: str | None) -> str:
+    """Running text in one line; options in it are code, or their hyphens would become dashes."""
+    return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*)", r"`\1`", " ".join((text or "").split()))
 
 
 def _value_of(action: argparse.Action) -> str:

@@ -262,9 +262,7 @@ class EmbeddedServer:
         directory = _make_directory()
         process = None
         try:
-            _write_config(directory, {**options, **(listen.config() if listen is not None else {})})
-            if listen is not None:
-                write_private(f"{directory}/{_URL_NAME}", listen.url)
+            _write_config(directory, options, listen)
             for binary in binaries:
                 try:
                     process = _launch(binary, directory)
@@ -409,13 +407,17 @@ def _merge(config: Mapping[str, str]) -> dict[str, str]:
     return options
 
 
-def _write_config(directory: str, options: Mapping[str, str]) -> None:
+def _write_config(directory: str, options: Mapping[str, str], listen: Listen | None) -> None:
     # In a file and not in argv, which everybody on the machine can read (`requirepass`).
+    if listen is not None:
+        options = {**options, **listen.config()}
     lines = [f"{name} {value}\n" for name, value in options.items()]
     # The path comes from TMPDIR.
     lines.append(f"unixsocket {_quoted(_socket_path(directory))}\n")
     try:
-        write_private(f"{directory}/{_CONFIG_NAME}", "".join(lines))
+        (Path(directory) / _CONFIG_NAME).write_text("".join(lines), encoding="utf-8")
+        if listen is not None:
+            write_private(f"{directory}/{_URL_NAME}", listen.url)
     except OSError as error:
         raise ServerError(f"The private server's directory {directory} cannot be written: {error}") from error
 
