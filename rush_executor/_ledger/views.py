@@ -255,7 +255,7 @@ class NetworkReader:
         ended = {TERMINATED: k.terminated_worker_ids, KILLED: k.killed_worker_ids, LOST: k.lost_worker_ids}
         return sorted(raw.decode() for raw in self._channel.call(pack(("SMEMBERS", ended[state])))[0])
 
-    def workers(self, expected: Mapping[str, str]) -> list[WorkerRecord]:
+    def workers(self, expected: Mapping[str, str] | None = None) -> list[WorkerRecord]:
         """All workers, also those that have ended, and those to come.
 
         Args:
@@ -268,7 +268,7 @@ class NetworkReader:
         sets += [k.terminated_worker_ids, k.killed_worker_ids, k.lost_worker_ids]
         found = [{raw.decode() for raw in raws} for raws in self._channel.call(*(pack(("SMEMBERS", s)) for s in sets))]
         announced, here, ended = found[:-4], found[-4], set[str]().union(*found[-3:])
-        agent_of = dict(expected)
+        agent_of = dict(expected or {})
         for agent, workers in zip(agents, announced, strict=True):
             agent_of |= dict.fromkeys(workers, agent)
         starting = agent_of.keys() - here - ended

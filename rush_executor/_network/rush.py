@@ -430,7 +430,8 @@ class Rush(NetworkView, TaskPusher):
         Args:
             keys: The tasks.
             timeout: Seconds; None for ever.
-            detect_lost_workers: Look after the workers meanwhile; return when none is left, with a warning.
+            detect_lost_workers: Look after the workers meanwhile; return when none is there or starting, with a
+                warning.
 
         Returns:
             Whether all of them have ended.
@@ -642,7 +643,7 @@ class Rush(NetworkView, TaskPusher):
     def _has_workers(self) -> bool:
         """Whether a worker is there, or about to come; sees to it that those that are silent are found."""
         self._watch()
-        return bool(self.running_worker_ids) or any(crew.is_alive() for crew in self._crews)
+        return bool(self.running_worker_ids) or any(crew.is_alive() for crew in self._crews) or bool(self._alive())
 
     def _another_log_reader(self) -> LogReader:
         return LogReader(self._new_channel(), self._keys)

@@ -148,8 +148,10 @@ def test_workers_that_have_nothing_to_run_yet(url: str) -> None:
     """Are starting, and can be stopped."""
     with Rush("yet", url) as rush:
         command = run(*worker_command(url, "yet"))
-        rush.push_tasks([{"x1": 1, "x2": 2}])
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}])
         wait_until(lambda: list(rush.worker_states.values()) == ["starting"] * 2)
+        # Nobody is told that no worker is left: these may begin at any time.
+        assert not rush.wait_for_tasks(keys, timeout=0.3)
         rush.stop_workers()
         end(command)
         assert list(rush.worker_states.values()) == ["terminated"] * 2

@@ -66,9 +66,9 @@ def test_one_that_is_started_again_at_once(rig: Rig, ledger: TaskLedger) -> None
     register(rig, ledger)
     loss = Loss("w1", "host", 4711, -9, "was killed")
     assert agent.ledger.lose_worker(loss, "", how=STARTING) == (0, 0)
-    assert reader.workers({}) == []
+    assert reader.workers() == []
     agent.ledger.announce_worker("w1")
-    assert [record.state for record in reader.workers({})] == ["starting"]
+    assert [record.state for record in reader.workers()] == ["starting"]
 
 
 def test_one_that_is_not_there(rig: Rig) -> None:
