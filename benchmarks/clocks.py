@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 
-__all__ = ["FamilyClock", "OthersClock", "family", "resident_bytes"]
+__all__ = ["FamilyClock", "OthersClock", "cpu_time", "family", "resident_bytes"]
 
 
 def family() -> list[psutil.Process]:
@@ -51,14 +51,28 @@ class FamilyClock:
 
     def seconds(self) -> float:
         """What was used until now."""
+        return sum(self.by_role().values())
+
+    def by_role(self) -> dict[str, float]:
+        """What was used until now by the client (this process), by servers, and by all others: workers and agents."""
         now = self._read()
         gone = self._began.keys() - now.keys()
         if gone:
             raise RuntimeError(f"process {gone} ended during a measurement, and its CPU time with it")
-        return sum(now.values()) - sum(self._began.values())
+        spent = {"client": 0.0, "server": 0.0, "workers": 0.0}
+        for pid, (role, seconds) in now.items():
+            spent[role] += seconds - self._began.get(pid, (role, 0.0))[1]
+        return spent
 
-    def _read(self) -> dict[int, float]:
-        return {process.pid: _cpu_time(process) for process in family()}
+    def _read(self) -> dict[int, tuple[str, float]]:
+        me = os.getpid()
+        return {
+            process.pid: (
+                "client" if process.pid == me else "server" if _is_server(process) else "workers",
+                cpu_time(process),
+            )
+            for process in family()
+        }
 
 
 class OthersClock:
@@ -82,7 +96,7 @@ class OthersClock:
         return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def _cpu_time(process: psutil.Process) -> float:
+def cpu_time(process: psutil.Process) -> float:
     """CPU seconds of all threads of a process: in nanoseconds where the system has a clock for it, else in ticks."""
     clock = ctypes.c_int()
     if sys.platform == "linux" and _libc().clock_getcpuclockid(process.pid, ctypes.byref(clock)) == 0:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.table import ROWS, ratios, spread
 
-__all__ = ["TABLES", "Table", "publish"]
+__all__ = ["TABLES", "Table", "markdown", "publish", "replace"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("README.md", "docs/explanation/performance.md")
@@ -81,6 +81,19 @@ TABLES: Final[Mapping[str, Table]] = {
         ),
         _EVERYBODY,
     ),
+    "where": Table(
+        (
+            "noop_cpu_us",
+            "noop_client_us",
+            "noop_workers_us",
+            "noop_server_us",
+            "trip_cpu_us",
+            "trip_client_us",
+            "trip_workers_us",
+            "trip_server_us",
+        ),
+        ("rush", "ppe", "floor"),
+    ),
     "data": Table(("mb_array_mb_per_s", "mb_bytes_mb_per_s", "large_mb_per_s", "closure_s"), _EVERYBODY),
     "start": Table(("start_s", "idle_percent", "many_idle_percent"), _EVERYBODY),
     "queue": Table(
@@ -103,21 +116,26 @@ TABLES: Final[Mapping[str, Table]] = {
 
 def publish(result: Mapping[str, Any]) -> None:
     """Writes the tables of all pages anew; a table of which nothing was measured stays as it is."""
+    for name in TABLES:
+        text = render(name, result)
+        if text:
+            replace(name, text)
+
+
+def replace(name: str, text: str) -> None:
+    """Puts a text where a table of this name stands."""
     for page in PAGES:
         path = ROOT / page
-        text = path.read_text(encoding="utf-8")
-        path.write_text(
-            re.sub(
-                r"(?s)(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)",
-                lambda found: found[1] + (render(found[2], result) or _between(found)) + found[3],
-                text,
-            ),
-            encoding="utf-8",
-        )
+        before = path.read_text(encoding="utf-8")
+        table = re.compile(rf"(?s)(<!-- figures: {name} -->\n).*?(<!-- /figures -->)")
+        path.write_text(table.sub(lambda found: found[1] + text + found[2], before), encoding="utf-8")
 
 
-def _between(found: re.Match[str]) -> str:
-    return found[0][len(found[1]) : -len(found[3])]
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, the first line its head."""
+    body = ["| " + " | ".join(cells) + " |" for cells in lines]
+    body.insert(1, "|---" * len(lines[0]) + "|")
+    return "\n".join(body)
 
 
 def render(name: str, result: Mapping[str, Any]) -> str:
@@ -139,9 +157,7 @@ def render(name: str, result: Mapping[str, Any]) -> str:
         f"Medians of {len(rounds['rush'])} rounds in one run; {machine['cpus']} CPUs, {machine['workers']} workers, "
         f"Python {machine['python']}; other processes had {result['others']:.0%} of the CPUs."
     )
-    body = ["| " + " | ".join(cells) + " |" for cells in (head, *lines)]
-    body.insert(1, "|---" * len(head) + "|")
-    return "\n".join([told, "", *body, ""])
+    return f"{told}\n\n{markdown([head, *lines])}\n"
 
 
 if __name__ == "__main__":

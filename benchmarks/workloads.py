@@ -152,11 +152,12 @@ def submit_noop(bench: Bench) -> Figures:
     submitted_at = time.perf_counter()
     results = pool.results(handles)
     seconds = time.perf_counter() - began_at
-    cpu_s = cpu.seconds()
+    cpu_s = cpu.by_role()
     check(results == list(range(n)))
     return {
         "noop_per_s": n / seconds,
-        "noop_cpu_us": cpu_s / n * 1e6,
+        "noop_cpu_us": sum(cpu_s.values()) / n * 1e6,
+        **{f"noop_{role}_us": spent / n * 1e6 for role, spent in cpu_s.items()},
         "noop_submit_us": (submitted_at - began_at) / n * 1e6,
     }
 
@@ -188,11 +189,12 @@ def map_noop(bench: Bench) -> Figures:
 def round_trips(bench: Bench) -> Figures:
     """`submit` to `result` with nothing else under way."""
     p50, p99, cpu_us = trips(bench.pool, bench.count(bench.sizes.n_trips))
-    return {"trip_p50_us": p50, "trip_p99_us": p99, "trip_cpu_us": cpu_us}
+    by_role = {f"trip_{role}_us": us for role, us in cpu_us.items()}
+    return {"trip_p50_us": p50, "trip_p99_us": p99, "trip_cpu_us": sum(cpu_us.values()), **by_role}
 
 
-def trips(pool: Pool, n: int) -> tuple[float, float, float]:
-    """Median and 99th percentile in microseconds, and CPU time of one."""
+def trips(pool: Pool, n: int) -> tuple[float, float, dict[str, float]]:
+    """Median and 99th percentile in microseconds, and CPU time of one by who has used it."""
     times = []
     cpu = FamilyClock()
     for i in range(n):
@@ -200,9 +202,9 @@ def trips(pool: Pool, n: int) -> tuple[float, float, float]:
         result = pool.submit(noop, i).result()
         times.append(time.perf_counter() - began_at)
         check(result == i)
-    cpu_s = cpu.seconds()
+    cpu_s = cpu.by_role()
     times.sort()
-    return times[n // 2] * 1e6, times[n * 99 // 100] * 1e6, cpu_s / n * 1e6
+    return times[n // 2] * 1e6, times[n * 99 // 100] * 1e6, {role: spent / n * 1e6 for role, spent in cpu_s.items()}
 
 
 def millisecond_tasks(bench: Bench) -> Figures:
