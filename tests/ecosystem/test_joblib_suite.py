@@ -61,13 +61,18 @@ pytestmark = [pytest.mark.filterwarnings("default")]
 def _no_process_left() -> Iterator[None]:
     """As for all tests, but for all of these together."""
     me = psutil.Process()
-    before = set(me.children(recursive=True))
+    before = _workers(me)
     yield
     rush_executor.joblib.shutdown()
     # multiprocessing's managers end with the last reference; joblib's calls are cycles.
     gc.collect()
-    _, alive = psutil.wait_procs(set(me.children(recursive=True)) - before, timeout=10)
+    _, alive = psutil.wait_procs(_workers(me) - before, timeout=10)
     assert not alive, f"the tests left processes: {alive}"
+
+
+def _workers(me: psutil.Process) -> set[psutil.Process]:
+    """What was started, but for the process by which joblib looks after its folders: that ends with the interpreter."""
+    return {child for child in me.children(recursive=True) if "resource_tracker" not in " ".join(child.cmdline())}
 
 
 @pytest.fixture(autouse=True)

@@ -278,7 +278,9 @@ def test_agent_comes_and_goes(rig: Rig) -> None:
     assert len(dump.pop("heartbeat:a1")) == 16
     assert dump == {"agent_ids": {"a1"}}
     worker = rig.worker()
-    assert rig.dump()["worker:w1"] == {"agent": "a1", "host": "host", "pid": "4711"}
+    record = rig.dump()["worker:w1"]
+    assert float(record.pop("joined_at")) > 0
+    assert record == {"agent": "a1", "host": "host", "pid": "4711"}
     rig.agent().lose(worker)
     agent.ledger.leave()
     assert rig.dump() == {}

@@ -37,7 +37,9 @@ def test_it_writes_what_others_look_for(rig: Rig) -> None:
     worker = announced(rig)
     for _ in range(2):
         worker.ledger.register("a1", "host", 4711)
-        assert rig.dump() == {
+        dump = rig.dump()
+        assert float(dump["worker:w1"].pop("joined_at")) > 0
+        assert dump == {
             "agent_ids": {"a1"},
             "agent_workers:a1": {"w1"},
             "worker:w1": {"agent": "a1", "host": "host", "pid": "4711"},

@@ -66,7 +66,7 @@ for _, id in ipairs(held) do
       failed = failed + 1
     else
       redis.call('HSET', key, 'state', 'queued', 'losses', losses)
-      redis.call('HDEL', key, 'worker')
+      redis.call('HDEL', key, 'worker', 'started_at')
       ranked[#ranked + 1] = task[2]
       ranked[#ranked + 1] = id
     end

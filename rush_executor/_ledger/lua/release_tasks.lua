@@ -17,7 +17,7 @@ for at = 5, #ARGV, 2 do
     redis.call('SREM', KEYS[1], id)
     if is_there(task[4]) then
       redis.call('HSET', key, 'state', 'queued')
-      redis.call('HDEL', key, 'worker')
+      redis.call('HDEL', key, 'worker', 'started_at')
       ranked[#ranked + 1] = task[3]
       ranked[#ranked + 1] = id
     else
