@@ -467,10 +467,13 @@ def test_follow_log(logs: LogRig) -> None:
     followed = follow_log(logs.reader, ["w1", "w2"], timeout=30)
     other = logs.writer("w2")
     for i in range(3):
-        threading.Timer(0.2, writer.append, [lines(f"a{i}")]).start()
+        timer = threading.Timer(0.2, writer.append, [lines(f"a{i}")])
+        timer.start()
         started_at = time.monotonic()
         assert next(followed).message == f"a{i}"
         assert 0.1 < time.monotonic() - started_at < 0.7
+        # The record is there a moment before its writer has been told.
+        timer.join()
     other.append(lines("b"))
     assert next(followed).worker_id == "w2"
     followed.close()  # type: ignore[attr-defined]
@@ -495,5 +498,7 @@ def test_follow_log_of_workers_to_come(logs: LogRig) -> None:
     def come() -> None:
         logs.writer("w1").append(lines("here"))
 
-    threading.Timer(0.3, come).start()
+    timer = threading.Timer(0.3, come)
+    timer.start()
     assert next(followed).message == "here"
+    timer.join()
