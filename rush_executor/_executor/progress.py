@@ -74,6 +74,9 @@ def progress(
             run.watch(future)
     try:
         _, not_done = concurrent.futures.wait(given, timeout)
+        if run is not None and not not_done:
+            # The last of them may not have been counted yet.
+            run.settle()
     finally:
         if run is not None:
             run.close()
@@ -254,7 +257,13 @@ class _TqdmBar:
 
     def show(self, state: _State) -> None:
         bar = self._bar
-        bar.total, bar.n = state.n_all, state.n_done
+        if bar.total != state.n_all:
+            # A widget takes another total by `reset` alone, which would begin anew.
+            start_t = bar.start_t
+            bar.reset(total=state.n_all)
+            bar.start_t = start_t
+            bar.total = state.n_all
+        bar.n = state.n_done
         if state.n_failed:
             bar.set_postfix(failed=state.n_failed, refresh=False)
         bar.refresh()
