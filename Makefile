@@ -20,7 +20,7 @@ help:  ## Say what can be made
 demo: $(STAMPS)/demo  ## See real work spread over worker processes
 	$(BIN)/python examples/quickstart.py
 
-test: $(STAMPS)/test  ## Run all tests
+test: $(STAMPS)/test $(STAMPS)/ecosystem  ## Run all tests
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) $(PYTEST_ARGS)
 
 chaos: $(STAMPS)/test  ## Kill, stop, cut and flush, and count what becomes of the tasks
@@ -66,7 +66,7 @@ $(STAMPS)/python:
 	@touch $@
 
 # One rule for each extra: `make demo` installs no linter.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: pyproject.toml | $(STAMPS)/python
+$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/ecosystem $(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: pyproject.toml | $(STAMPS)/python
 	@echo "Installing rush-executor[$(@F)] into $(VENV)"
 	@$(PIP) --editable '.[$(@F)]'
 	@touch $@

@@ -59,6 +59,7 @@ class RushFuture(Future[Any]):
     # This room's: whether the task has left this process; the task itself while it is kept (`PendingFutures`).
     _is_sent: bool = False
     _task: NewTask | None = None
+    _is_killed_by_cancel: bool = False
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         super().__init__()
@@ -71,14 +72,14 @@ class RushFuture(Future[Any]):
         self._digest = digest
 
     def cancel(self) -> bool:
-        """Cancels the task unless a worker has claimed it.
+        """Cancels the task unless a worker has claimed it; with the option `kill_on_cancel`, ends one that runs.
 
         Returns:
-            True when the task is cancelled, and `concurrent.futures.wait` knows it; False when it runs or has ended.
+            True when the task is cancelled, and `concurrent.futures.wait` knows it; False when it runs, or has run.
         """
         if self.done():
             return self.cancelled()
-        return self._owner.cancel(self)
+        return self._owner.cancel(self) or (self._is_killed_by_cancel and self.kill() and self.cancelled())
 
     def kill(self) -> bool:
         """Ends the task, also while it runs: its worker process is killed, and another one takes its place.

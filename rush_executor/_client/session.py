@@ -198,6 +198,8 @@ class Session:
             del args, kwargs
             return future
         future = RushFuture(self, task, function.name, function.digest)
+        if options.is_killed_by_cancel:
+            future._is_killed_by_cancel = True
         blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
         new = NewTask(task, payload, options, blob_id)
         now = time.monotonic()

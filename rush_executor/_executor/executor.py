@@ -110,6 +110,7 @@ class TaskExecutor(Executor):
         max_retries: int | None = None,
         priority: int | None = None,
         retry_on: type[BaseException] | tuple[type[BaseException], ...] | None = None,
+        kill_on_cancel: bool | None = None,
         progress: ProgressWish | None = None,
     ) -> OptionsView:
         """The same executor, with other options for what is submitted through it; what is None stays as it is.
@@ -122,6 +123,8 @@ class TaskExecutor(Executor):
             retry_on: Exception types. A task that fails with one of them is run again after a pause that doubles each
                 time, with jitter. `()` for none. One that was killed is not; one that exceeded its time limit only
                 where `TaskTimeoutError` itself is named.
+            kill_on_cancel: Whether `cancel` of a Future ends its task also while it runs, as `RushFuture.kill` does; so
+                does asyncio when it cancels what awaits the task, as in a time-out. `cancel` is False all the same.
             progress: Show how far all that is under way through the view is, in a bar on a terminal or in a notebook:
                 what is done and failed, how fast, how long it will take. "always": where stderr is neither, too.
 
@@ -129,6 +132,8 @@ class TaskExecutor(Executor):
             An Executor. Shutting it down shuts down the executor that it is a view of.
         """
         options = _checked_options(self._options, timeout, max_retries, priority, retry_on)
+        if kill_on_cancel is not None:
+            options = options._replace(is_killed_by_cancel=bool(kill_on_cancel))
         return OptionsView(self, options, progress=_checked_progress(progress, self._progress))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
@@ -490,7 +495,7 @@ def _checked_options(
         raise ValueError(f"priority must be between -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}")
     timeout_s = base.timeout_s if timeout is None else _checked_timeout(timeout)
     kinds = base.retry_on if retry_on is None else _checked_kinds(retry_on)
-    return TaskOptions(max_retries, priority, timeout_s, kinds)
+    return base._replace(max_retries=max_retries, priority=priority, timeout_s=timeout_s, retry_on=kinds)
 
 
 def _checked_progress(wish: ProgressWish | None, inherited: Progress | None) -> Progress | None:

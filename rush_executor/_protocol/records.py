@@ -70,12 +70,14 @@ class TaskOptions(NamedTuple):
         priority: Higher runs earlier; within one priority the order is that of submission.
         timeout_s: How long one attempt may take, in seconds; None for any time.
         retry_on: Failures of these types are no end of the task, as long as `max_retries` lasts.
+        is_killed_by_cancel: Whether `cancel` of the task's Future ends it also while it runs.
     """
 
     max_retries: int
     priority: int
     timeout_s: float | None = None
     retry_on: tuple[type[BaseException], ...] = ()
+    is_killed_by_cancel: bool = False
 
 
 class NewTask(NamedTuple):

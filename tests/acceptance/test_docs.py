@@ -6,6 +6,7 @@ block whose first line begins with `# not run` is left out; it says there why.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import os
 import re
@@ -29,6 +30,20 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGURATION = ROOT / "docs" / "reference" / "configuration.md"
 COMMAND_LINE = ROOT / "docs" / "reference" / "cli.md"
 ERRORS = ROOT / "docs" / "reference" / "errors.md"
+
+# What a page needs beside the extra `test`, with which these tests are run on most interpreters.
+NEEDS = {
+    "docs/how-to/with-other-libraries.md": [
+        "adaptive",
+        "dask",
+        "dynesty",
+        "emcee",
+        "more_executors",
+        "nevergrad",
+        "pipefunc",
+        "tqdm",
+    ],
+}
 
 # A page takes some seconds: executors start, and some tasks sleep. One that takes as long as this hangs.
 DEADLINE_S = 90.0
@@ -65,6 +80,9 @@ RUNNABLE = [page for page in PAGES if program(page.read_text(encoding="utf-8"))]
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
 def test_a_pages_python_runs(page: Path, tmp_path: Path) -> None:
     """Whoever pastes the blocks of a page into a file, one after the other, can run it."""
+    for name in NEEDS.get(name_of(page), []):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: it comes with the extra `ecosystem`")
     script = tmp_path / "page.py"
     script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RUSH_")}
