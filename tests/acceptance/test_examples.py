@@ -5,6 +5,7 @@ A new example is found and run; `ARGUMENTS` makes one quick, `CLAIMS` says what 
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,17 @@ from tests.acceptance.programs import DEADLINE_S, REPOSITORY, Terminal, environm
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 QUICKSTART = REPOSITORY / "examples" / "quickstart.py"
 
+NOTEBOOK = REPOSITORY / "examples" / "notebook.ipynb"
+RUN_NOTEBOOK = """
+import sys
+import nbclient
+import nbformat
+
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+nbformat.write(notebook, sys.argv[1])
+"""
+
 # Five processes that each import scikit-learn in development mode take their time where others want the cores as well.
 EXAMPLE_DEADLINE_S = 1.5 * DEADLINE_S
 
@@ -33,6 +45,13 @@ ARGUMENTS = {
 # What it makes; anything else must be gone.
 FILES = {"adbo.py": ["adbo_best.svg", "adbo_timeline.svg"]}
 CLAIMS = {
+    "asyncio_gather.py": [
+        r"Answers  0: 168, 1: 168, 2: 168 \.\.\.\n",
+        r"Given up 13: sorry\n",
+        # Had the event loop stood still, it would have had as many turns as there were answers.
+        r"Loop     \d{2,} turns in \d+\.\d s",
+        r"Again    168\n",
+    ],
     "quickstart.py": [
         r"one process  25 % 50 % 75 % 100 %\n",
         r"workers      25 % 50 % 75 % 100 %\n",
@@ -88,7 +107,8 @@ def test_an_example_does_what_it_claims(path: Path, tmp_path: Path, eventually: 
     mark = f"rush-test-{uuid.uuid4()}"
     run = run_example(path, directory=tmp_path, EXAMPLE_MARK=mark, TMPDIR=str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stderr == ""
+    # In development mode asyncio tells of each turn that took long, as all do where others want the cores.
+    assert re.sub(r"Executing <(?:Task|Handle) .* took [\d.]+ seconds\n", "", run.stderr) == ""
     for claim in CLAIMS.get(path.name, []):
         assert re.search(claim, run.stdout), f"{claim!r} is not in:\n{run.stdout}"
     eventually(lambda: not processes_with(mark), deadline_s=2.0)
@@ -97,6 +117,38 @@ def test_an_example_does_what_it_claims(path: Path, tmp_path: Path, eventually: 
     for picture in made:
         assert picture.read_text().rstrip().endswith("</svg>")
         assert "Asynchronous, decentralised" in picture.read_text()
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Headless, from top to bottom, in a kernel that knows nothing; as it is kept, it holds no output."""
+    pytest.importorskip("nbclient", reason="it comes with the extra `ecosystem`")
+    pytest.importorskip("ipykernel", reason="it comes with the extra `ecosystem`")
+    kept = json.loads(NOTEBOOK.read_text())
+    assert not [cell for cell in kept["cells"] if cell.get("outputs") or cell.get("execution_count")]
+    notebook = tmp_path / NOTEBOOK.name
+    notebook.write_text(NOTEBOOK.read_text())
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_NOTEBOOK, str(notebook)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+        timeout=EXAMPLE_DEADLINE_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
+    printed = ["".join(output.get("text", "")) for output in outputs if output["output_type"] == "stream"]
+    results = ["".join(output["data"]["text/plain"]) for output in outputs if output["output_type"] == "execute_result"]
+    assert results == [
+        "'mean distance 24.88'",
+        "'mean end 0.81'",
+        "[-4, -2, -22]",
+    ]
+    assert "return 1 / (step - 3)\n" in printed
+    # A bar, by tqdm: a notebook is no terminal, but it shows one.
+    assert re.search(r"walks: 100%\|.*\| 400/400 ", "".join(printed))
 
 
 def test_quickstart_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
