@@ -10,7 +10,9 @@ import pytest
 
 from rush_executor._ledger import agent as agent_module
 from rush_executor._ledger.agent import Reaper
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import WorkerGone
+from rush_executor._ledger.tasks import TaskLedger
 from rush_executor._protocol.records import LOST_TAG, Claim, Loss
 from tests.integration.rig import LEASE_MS, Rig
 
@@ -397,3 +399,22 @@ def test_a_lost_outcome_lives_as_long_as_its_client(rig: Rig) -> None:
     worker.claim()
     rig.agent().lose(worker, guilty=task)
     assert 0 < rig.ttl_ms(rig.keys.inbox("c1")) <= LEASE_MS
+
+
+def test_arguments_of_a_call_that_a_durable_network_keeps(rig: Rig) -> None:
+    """A call that has failed with its worker is kept without its arguments, as one that has ended by itself."""
+    client = rig.client(is_open=False)
+    epoch = client.uplink.open_network("epoch-2", b"", durable=True).epoch
+    worker = rig.worker(epoch=epoch)
+    large = b"x" * LARGE_PAYLOAD
+    [task] = client.send(client.tasks(1, max_retries=0, payload=large, blob_id="b1"))
+    worker.claim(1)
+    assert "blob:b1" in rig.dump()
+    assert rig.agent().lose(worker, guilty=task) == (0, 1)
+    record = rig.dump()[f"task:{task}"]
+    assert record["state"] == "failed"
+    assert not {"payload", "blob"} & record.keys()
+    assert "blob:b1" not in rig.dump()
+    client.leave()
+    rig.leave()
+    TaskLedger(rig.channel(), rig.keys).reset()

@@ -31,10 +31,7 @@ for at = 6, #ARGV, 4 do
     ended[#ended + 1] = id
     local client = task[4]
     if client then
-      redis.call('HDEL', key, 'payload', 'blob')
-      if task[6] then
-        redis.call('UNLINK', ARGV[5] .. task[6])
-      end
+      forget_call(key, ARGV[5], task[6])
       local inbox = inboxes[client] or {}
       inboxes[client] = inbox
       if task[5] and task[5] ~= '0' then

@@ -59,6 +59,9 @@ for _, id in ipairs(held) do
       else
         redis.call('HSET', key, 'losses', losses)
         kept_failure(key, id, KEYS[9], outcome, time or now())
+        if client then
+          forget_call(key, ARGV[8], task[6])
+        end
       end
       if client then
         deliver(ARGV[6] .. client, ARGV[7] .. client, {id, outcome})

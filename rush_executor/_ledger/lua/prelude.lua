@@ -29,6 +29,14 @@ local function drop(key, blob_prefix, blob)
   end
 end
 
+-- forget_call: a call that a durable network keeps has ended: its arguments are not kept.
+local function forget_call(key, blob_prefix, blob)
+  redis.call('HDEL', key, 'payload', 'blob')
+  if blob then
+    redis.call('UNLINK', blob_prefix .. blob)
+  end
+end
+
 -- client_check: a function that says whether a client is there, and asks the server once for each. What a client that is
 -- gone had queued goes nowhere any more: once the last client has left, nobody would ever take it away. Unless the network
 -- is durable, and keeps it; a task without a client is the network's own in any case.

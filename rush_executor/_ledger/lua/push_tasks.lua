@@ -7,7 +7,8 @@
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
 -- Sent twice: batches of a client are numbered and come in order, so a number that has been seen is answered with 0,
 -- even if its tasks have been run and delivered since. A client that starts again in the middle of a push writes the
--- blobs again, which gives them a TTL: they are put right as well.
+-- blobs again, which gives them a TTL: they are put right as well, or deleted where
+-- the task has no use for them any more.
 -- A rank is priority first, then order of submission: 2^40 submissions, 4095 priorities each way, all exact in a double.
 local network = redis.call('HMGET', KEYS[1], 'epoch', 'durable')
 if network[1] ~= ARGV[1] then
@@ -22,7 +23,7 @@ if tonumber(ARGV[3]) <= tonumber(pushed) then
   for at = 5, #ARGV - 1, 6 do
     local blob = ARGV[at + 6]
     if blob ~= '' then
-      if redis.call('EXISTS', ARGV[4] .. ARGV[at + 1]) == 1 then
+      if redis.call('HGET', ARGV[4] .. ARGV[at + 1], 'blob') == blob then
         redis.call('PERSIST', ARGV[5] .. blob)
       else
         redis.call('UNLINK', ARGV[5] .. blob)
