@@ -89,9 +89,7 @@ def _narrow(
 
 def _try(value: Any, passes: tuple[type[BaseException], ...]) -> BaseException | None:
     try:
-        pickler = CloudPickler(_Nowhere(), _ignore)
-        pickler.references = []
-        pickler.dump(value)
+        CloudPickler(_Nowhere(), _ignore).dump(value)
     except passes:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
