@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pytest
+import tblib.pickling_support
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -505,9 +506,24 @@ def test_traceback_as_an_attribute() -> None:
 
 def test_copyreg_is_left_alone() -> None:
     """The traceback library is not registered for other users of pickle in this process."""
+    before = dict(copyreg.dispatch_table)
     carried(Plain())
-    assert types.TracebackType not in copyreg.dispatch_table
-    assert Plain not in copyreg.dispatch_table
+    assert copyreg.dispatch_table == before
+
+
+@pytest.mark.parametrize(
+    "exc", [SystemExit(3), StopIteration("stop"), BaseExceptionGroup("a", [SystemExit(1), ValueError(2)]), Plain("a")]
+)
+def test_reducers_of_other_libraries(exc: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tblib's, as dask and others register them for the process: a failure still goes our way."""
+    for cls in (types.TracebackType, type(exc), ValueError):
+        monkeypatch.setitem(copyreg.dispatch_table, cls, copyreg.dispatch_table.get(cls))
+    tblib.pickling_support.install(type(exc), ValueError)
+    back = Sides().fail(raised(exc))
+    assert type(back) is type(exc)
+    assert (str(back), repr(back.args)) == (str(exc), repr(exc.args))
+    assert getattr(back, "code", None) == getattr(exc, "code", None)
+    assert "Traceback (most recent call last)" in text_of(back)
 
 
 def test_without_traceback() -> None:
