@@ -45,6 +45,10 @@ _LOOKED_AT_S: Final = 1.0
 _LOADING_S: Final = 60.0
 
 
+# How many tasks are claimed at most while the last one runs: each takes at least BATCH_S / 16.
+_FEW: Final = 16
+
+
 class PayloadDecoder(Protocol):
     """What opens the tasks of a worker and packs their outcomes: `Decoder`, or what makes rows of them."""
 
@@ -254,8 +258,10 @@ class TaskLoop:
         if self._tasks_left is not None:
             self._tasks_left -= 1
         limit = self._limit()
-        # Only where there is plenty: not the last tasks, which another worker could start at once.
-        if limit > 1 and not self.held and self._n_queued > limit and not claim.blob_id and self._pace.is_short(key):
+        # Only where there is plenty: not the last tasks, which another worker could start at once. And only where a round
+        # trip is long beside a task: a worker that never sleeps is no longer preferred by the operating system, which on
+        # a busy machine takes the processor from it in the middle of a batch; the courier then gives that back.
+        if 1 < limit <= _FEW and not self.held and self._n_queued > limit and not claim.blob_id and self._pace.is_short(key):
             self._ask(claim.task_id)
         if (self.held or self.outcomes or self._asked is not None) and not self.busy.is_set():
             # Should this task take long, the courier looks after the rest. Said anew for each: it may have looked a
