@@ -7,12 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, PENDING
-from typing import Any, Protocol
+from concurrent.futures._base import CANCELLED, PENDING, RUNNING
+from typing import Any, Final, Protocol
 
 from rush_executor._protocol.records import NewTask
 
 __all__ = ["FutureOwner", "RushFuture"]
+
+_PENDING_STATES: Final = (PENDING, RUNNING)
 
 
 class _Condition(threading.Condition):
@@ -87,6 +89,11 @@ class RushFuture(Future[Any]):
         # The function's name for messages, and its digest if it was sent by value.
         self._name = name
         self._digest = digest
+
+    def done(self) -> bool:
+        """Whether the task has ended, or was cancelled."""
+        # In place of the base's, which takes the lock to look at what changes in one step.
+        return self._state not in _PENDING_STATES
 
     def cancel(self) -> bool:
         """Cancels the task unless a worker has claimed it; with the option `kill_on_cancel`, ends one that runs.

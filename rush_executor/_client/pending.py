@@ -71,7 +71,7 @@ class PendingFutures:
         self._telling = threading.Lock()
         self._has_retries = True
         # Taken by the listener, and not yet resolved: a fork in between must not leave it unresolved in the child.
-        self._resolving: list[RushFuture] = []
+        self._resolving: RushFuture | None = None
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -145,7 +145,8 @@ class PendingFutures:
 
     def disown(self, make_error: Callable[[], BaseException]) -> None:
         """In a forked child: fails the Futures that were inherited."""
-        for future in {*self.all(), *self._resolving}:
+        resolving = [] if self._resolving is None else [self._resolving]
+        for future in {*self.all(), *resolving}:
             future._disown()
             if future.done():
                 continue
@@ -185,11 +186,11 @@ class PendingFutures:
         if tag == ATTEMPTS_TAG:
             future.attempts += int(body or b"0")
             return
-        self._resolving = [future]
+        self._resolving = future
         try:
             self._resolve(future, tag, body)
         finally:
-            self._resolving = []
+            self._resolving = None
 
     def _tell_truth(self, tell: Callable[[bool], None]) -> None:
         # Looked at under the lock: who comes last tells what is so.

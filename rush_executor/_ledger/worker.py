@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -154,9 +155,11 @@ class WorkerLedger:
 
     def _claimed(self, outcomes: Sequence[Outcome], replies: Sequence[Any]) -> Claimed:
         reply = replies[-1]
+        fields = iter(reply)
+        next(fields)
         claims = [
-            _claim(reply[i].decode(), int(reply[i + 1]), reply[i + 2], reply[i + 3].decode(), reply[i + 4])
-            for i in range(1, len(reply), 5)
+            Claim(task_id.decode(), int(attempt), payload, blob_id.decode(), *_limits(limits))
+            for task_id, attempt, payload, blob_id, limits in zip(fields, fields, fields, fields, fields, strict=True)
         ]
         if outcomes and self._can_mute:
             claims, refused = self._settle(outcomes, claims)
@@ -171,8 +174,8 @@ class WorkerLedger:
         A worker that was taken for lost has met WORKERGONE at the claim behind them. Otherwise a task that they did not
         end is given to this worker once more: then they did not arrive, and are handed in again, with an answer.
         """
-        given = {(claim.task_id, claim.attempt) for claim in claims}
-        missing = [outcome for outcome in outcomes if (outcome.claim.task_id, outcome.claim.attempt) in given]
+        given = {claim.task_id: claim.attempt for claim in claims}
+        missing = [outcome for outcome in outcomes if given.get(outcome.claim.task_id) == outcome.claim.attempt]
         if not missing:
             return claims, []
         ended = {outcome.claim.task_id for outcome in missing}
@@ -253,8 +256,8 @@ class WorkerLedger:
         return (FAILED_BLOB_TAG if outcome.is_failure else FINISHED_BLOB_TAG) + blob_id.encode()
 
 
-def _claim(task_id: str, attempt: int, payload: bytes, blob_id: str, limits: bytes) -> Claim:
-    if b" " not in limits:
-        return Claim(task_id, attempt, payload, blob_id, limits == b"0")
+@functools.lru_cache(maxsize=100)
+def _limits(limits: bytes) -> tuple[bool, float]:
+    """Whether a task is to be run once at most, and its time limit: the same few for all tasks."""
     max_retries, _, timeout = limits.partition(b" ")
-    return Claim(task_id, attempt, payload, blob_id, max_retries == b"0", float(timeout))
+    return max_retries == b"0", float(timeout or 0)

@@ -208,7 +208,7 @@ class TaskLoop:
     def _limit(self) -> int:
         return self._pace.limit if self._tasks_left is None else min(self._pace.limit, self._tasks_left)
 
-    def _ask(self, running: str) -> None:
+    def _ask(self, running: str, limit: int) -> None:
         """Hands in what is done and claims more, while the last of the tasks at hand runs: its answer is there then.
 
         What is claimed so is in nobody's hands while that task runs. Should it take long, the courier gives it back.
@@ -217,7 +217,7 @@ class TaskLoop:
             outcomes = _take(self.outcomes)
             self._asked = outcomes
             try:
-                self._ledger.ask(outcomes, limit=self._limit(), known=[running])
+                self._ledger.ask(outcomes, limit=limit, known=[running])
             except BaseException:
                 self._asked = None
                 self.outcomes.extendleft(reversed(outcomes))
@@ -257,12 +257,13 @@ class TaskLoop:
         self.n_started += 1
         if self._tasks_left is not None:
             self._tasks_left -= 1
-        limit = self._limit()
         # Only where there is plenty: not the last tasks, which another worker could start at once. And only where a round
         # trip is long beside a task: a worker that never sleeps is no longer preferred by the operating system, which on
         # a busy machine takes the processor from it in the middle of a batch; the courier then gives that back.
-        if 1 < limit <= _FEW and not self.held and self._n_queued > limit and not claim.blob_id and self._pace.is_short(key):
-            self._ask(claim.task_id)
+        if not self.held and not claim.blob_id and self._pace.is_short(key):
+            limit = self._limit()
+            if 1 < limit <= _FEW and self._n_queued > limit:
+                self._ask(claim.task_id, limit)
         if (self.held or self.outcomes or self._asked is not None) and not self.busy.is_set():
             # Should this task take long, the courier looks after the rest. Said anew for each: it may have looked a
             # moment ago, when what lies here now was not here yet.
@@ -332,7 +333,8 @@ class TaskLoop:
             return self._decoder.encode_chunk(task_id, values, failure)
         value = call.fn(*call.args, **call.kwargs)
         self.is_in_task = False
-        self._end_client(is_failure=False)
+        if self.task_client is not None:
+            self._end_client(is_failure=False)
         return self._decoder.encode_result(task_id, value)
 
     def _end_client(self, *, is_failure: bool) -> None:
