@@ -24,7 +24,7 @@ class _Condition(threading.Condition):
     entered, and the listener would wait for that lock for ever. Looked up as properties, the methods that `with` calls
     are those of the lock, written in C: between them and the block nothing can come.
 
-    And it keeps each of these methods, as an object that the garbage collector goes through as long as a task is pending.
+    And it keeps each of these methods: objects that the garbage collector goes through as long as a task is pending.
     """
 
     __enter__ = property(operator.attrgetter("_lock.__enter__"))
@@ -76,8 +76,8 @@ class RushFuture(Future[Any]):
     _is_killed_by_cancel: bool = False
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
-        # In place of the base's `__init__`, which would make a condition of the standard kind first: the half of all that
-        # a submit costs.
+        # In place of the base's `__init__`, which would make a condition of the standard kind first: half of what a submit
+        # costs.
         self._condition = _Condition()
         self._state = PENDING
         self._result: Any = None

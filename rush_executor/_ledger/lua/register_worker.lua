@@ -16,6 +16,7 @@ if KEYS[4] then
     redis.call('SREM', ended, ARGV[1])
   end
 end
-redis.call('HSET', KEYS[1], 'agent', ARGV[2], 'host', ARGV[3], 'pid', ARGV[4], 'joined_at', now())
+redis.call('HSET', KEYS[1], 'agent', ARGV[2], 'host', ARGV[3], 'pid', ARGV[4])
+redis.call('HSETNX', KEYS[1], 'joined_at', now())
 redis.call('SADD', KEYS[2], ARGV[1])
 return 1

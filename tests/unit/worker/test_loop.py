@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from rush_executor._ledger.worker import Claimed, Outcome
 from rush_executor._protocol.records import Claim
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._worker.loop import TaskLoop
+from rush_executor._worker.pace import Pace
 
 
 def claim(name: str) -> Claim:
@@ -84,6 +87,15 @@ def test_an_outcome_does_not_wait_for_a_task_that_was_asked_for() -> None:
     assert ledger.n_asked == 1
     assert waiting["last"] == (["b"], True), "nobody hands it in while this one runs"
     assert ledger.finished == ["a", "b", "last"]
+
+
+@pytest.mark.parametrize(("limit", "is_asked"), [(1, False), (2, True), (16, True), (17, False), (256, False)])
+def test_asks_ahead_where_few_make_a_batch(limit: int, is_asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many the worker that never sleeps loses the processor with a batch in its hands."""
+    monkeypatch.setattr(Pace, "limit", limit)
+    ledger = Ledger(Claimed([claim("a")], 1000, []), Claimed([claim("last")], 0, []))
+    run(ledger, lambda *_: None)
+    assert ledger.n_asked == is_asked
 
 
 def test_an_outcome_does_not_wait_because_the_courier_has_just_looked() -> None:
