@@ -76,8 +76,8 @@ class RushFuture(Future[Any]):
     _is_killed_by_cancel: bool = False
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
-        # In place of the base's `__init__`, which would make a condition of the standard kind first: half of what a submit
-        # costs.
+        # In place of the base's `__init__`, which would make a condition of the standard kind first: half of what a
+        # submit costs.
         self._condition = _Condition()
         self._state = PENDING
         self._result: Any = None
