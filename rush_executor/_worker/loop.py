@@ -258,8 +258,8 @@ class TaskLoop:
         if self._tasks_left is not None:
             self._tasks_left -= 1
         # Only where there is plenty: not the last tasks, which another worker could start at once. And only where few
-        # make a batch: a worker that never sleeps is no longer preferred by the operating system, which on a busy machine
-        # takes the processor from it in the middle of a batch; the courier then gives that back.
+        # make a batch: a worker that never sleeps is no longer preferred by the operating system, which on a busy
+        # machine takes the processor from it in the middle of a batch; the courier then gives that back.
         if not self.held and not claim.blob_id and self._pace.is_short(key):
             limit = self._limit()
             if 1 < limit <= _FEW and self._n_queued > limit:
