@@ -42,6 +42,10 @@ for i = 1, n do
   if time then
     -- One that has failed and is retried is there already, and has ended.
     if redis.call('SREM', KEYS[7], id) == 1 then
+      local outcome = redis.call('HGET', ARGV[4] .. id, 'outcome')
+      if outcome and string.sub(outcome, 1, 1) == 'e' then
+        redis.call('UNLINK', ARGV[5] .. string.sub(outcome, 2))
+      end
       redis.call('HDEL', ARGV[4] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
     else
       made[#made + 1] = id
