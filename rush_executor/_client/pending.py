@@ -76,12 +76,18 @@ class PendingFutures:
     def __len__(self) -> int:
         return len(self._futures)
 
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._futures
+
     def add(self, future: RushFuture, task: NewTask, function_body: bytes | None) -> None:
         """A task was submitted; its function, if it is sent by value, is needed from now on."""
         n_bytes = len(task.payload)
         keep = bool(task.options.retry_on) or self._kept_bytes + n_bytes <= MOST_KEPT_BYTES
         if future._digest is not None and function_body is not None:
             n_bytes += self._shelf.hold(future._digest, function_body, keep=keep)
+        for reference in future._references:
+            # In memory as long as the reference is.
+            self._shelf.hold(reference.ident, reference.body, keep=True)
         if keep:
             with self._lock:
                 self._kept_bytes += n_bytes
@@ -109,6 +115,10 @@ class PendingFutures:
             n_bytes = len(task.payload) if task is not None else 0
             if future._digest is not None:
                 n_bytes += self._shelf.release(future._digest)
+            if future._keep is not None:
+                for reference in future._references:
+                    self._shelf.release(reference.ident)
+                future._references, future._keep = (), None
             with self._lock:
                 self._kept_bytes -= n_bytes
             if self._tell is not None:

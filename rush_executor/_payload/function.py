@@ -6,10 +6,10 @@ digest stands what the function is called, for people who look at tasks from out
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.reference import Reference
+from rush_executor._payload.scattered import RushReference
 from rush_executor._payload.wire import CHUNK, SEAL_SIZE, SEALED
 
 __all__ = [
@@ -34,37 +34,22 @@ DIGEST_SIZE: Final = 16
 _LONGEST_LABEL: Final = 40
 
 
-class EncodedFunction:
+class EncodedFunction(NamedTuple):
     """A function as its calls refer to it.
 
     Attributes:
         spec: What travels in every call's payload, its own length first.
         digest: Under which the body is to be stored; None for a function that goes by reference.
+        body: What is to be stored there; None for a function that goes by reference.
         name: Qualified name, for messages.
+        references: To what was scattered, and is part of it.
     """
 
-    __slots__ = ("_state", "digest", "name", "spec")
-
-    def __init__(
-        self, spec: bytes, digest: str | None, content: bytes | None, name: str, envelope: Envelope | None
-    ) -> None:
-        self.spec = spec
-        self.digest = digest
-        self.name = name
-        # One attribute, so that two threads that ask for the body at once cannot seal it twice.
-        self._state = content, envelope
-
-    @property
-    def body(self) -> bytes | None:
-        """What is to be stored under the digest; None for a function that goes by reference.
-
-        Sealed when first asked for: mostly the body is stored already, and it may be large.
-        """
-        content, envelope = self._state
-        if content is not None and self.digest is not None and envelope is not None and envelope.is_sealing:
-            content = envelope.wrap("function", self.digest, 0, content[1:])
-            self._state = content, None
-        return content
+    spec: bytes
+    digest: str | None
+    body: bytes | None
+    name: str
+    references: tuple[RushReference, ...] = ()
 
     def __repr__(self) -> str:
         return f"EncodedFunction({self.name!r}, digest={self.digest!r})"
