@@ -18,25 +18,20 @@ import re
 import secrets
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from rush_executor._shared.files import (
-    ARGUMENTS,
     FOLDERS,
     HELD,
     IDLE,
-    OWN,
     RESULTS,
     ROOT,
     OpenFile,
     SharedFiles,
     directory_of,
-    fits,
     remove_file,
     size_of_idle,
-    take,
 )
 
 __all__ = ["OwnedFile", "SharedDirectory", "remove_directory", "sweep_directories"]
@@ -46,19 +41,12 @@ _NAME: Final = re.compile(r"rush-executor-[0-9A-Za-z]+(\.gone-[0-9a-f]+)?")
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _MOST_TRIES: Final = 5
 
-# So many arguments are kept for the next ones; other idle files up to this number and so many bytes; all for so long.
-_MOST_OWN: Final = 8
+# Idle files are kept up to this number and so many bytes, and for so long.
 _MOST_IDLE: Final = 512
 _MOST_IDLE_BYTES: Final = 1 << 30
 _IDLE_S: Final = 1.0
 # A client maps results from here on. They may stay for long, and then a copy would be one to new memory.
 _MAPPED_FROM: Final = 256 << 10
-
-
-class _OwnFile(NamedTuple):
-    name: str
-    size: int
-    since: float
 
 
 class SharedDirectory(SharedFiles):
@@ -67,8 +55,6 @@ class SharedDirectory(SharedFiles):
     def __init__(self, owner_id: str, root: str = ROOT) -> None:
         super().__init__(owner_id, root)
         self._lock_fd = -1
-        # The newest last.
-        self._own: deque[_OwnFile] = deque()
         # Of the idle files, as far as is known: others take some, and `trim` counts anew.
         self._n_idle = self._idle_bytes = 0
 
@@ -84,7 +70,7 @@ class SharedDirectory(SharedFiles):
         sweep_directories(root)
         made = cls(owner_id, root)
         try:
-            made._create(fcntl.LOCK_EX)
+            made._create()
         except OSError:
             made.remove()
             return None
@@ -101,7 +87,7 @@ class SharedDirectory(SharedFiles):
             OSError: It cannot be made there.
         """
         joined = cls(owner_id, root)
-        joined._create(fcntl.LOCK_SH)
+        joined._create()
         return joined
 
     def own(self, place: str) -> OwnedFile:
@@ -125,12 +111,8 @@ class SharedDirectory(SharedFiles):
         path, now = f"{self.path}/{place}", time.monotonic_ns()
         with contextlib.suppress(OSError):
             size = os.lstat(path).st_size
-            name = f"{now:020d}-{size}"
-            if place.startswith(f"{ARGUMENTS}/") and len(self._own) < _MOST_OWN:
-                os.rename(path, f"{self.path}/{OWN}/{name}")
-                self._own.append(_OwnFile(name, size, now / 1e9))
-            elif self._has_idle_room(size):
-                os.rename(path, f"{self.path}/{IDLE}/{name}")
+            if self._has_idle_room(size):
+                os.rename(path, f"{self.path}/{IDLE}/{now:020d}-{size}")
                 self._n_idle += 1
                 self._idle_bytes += size
             else:
@@ -138,13 +120,8 @@ class SharedDirectory(SharedFiles):
 
     def trim(self) -> None:
         """Removes files that have been idle for a while; to be called once a second or so."""
-        before = time.monotonic() - _IDLE_S
-        # Somebody else may be quicker.
-        with contextlib.suppress(IndexError):
-            while self._own[0].since < before:
-                remove_file(f"{self.path}/{OWN}/{self._own.popleft().name}")
         if self._n_idle:
-            self._trim_idle(before)
+            self._trim_idle(time.monotonic() - _IDLE_S)
 
     def sweep(self, is_needed: Callable[[str], bool]) -> None:
         """Removes results that nobody will ask for: of workers that were killed, or came too late.
@@ -185,34 +162,13 @@ class SharedDirectory(SharedFiles):
                 left.append(size_of_idle(name))
         self._n_idle, self._idle_bytes = len(left), sum(left)
 
-    def _reuse(self, path: str, size: int) -> int:
-        # The newest first: its pages may still be in the processor's caches.
-        passed: list[_OwnFile] = []
-        try:
-            while True:
-                file = self._own.pop()
-                fd = take(f"{self.path}/{OWN}/{file.name}", path) if fits(file.size, size) else -1
-                if fd >= 0:
-                    return fd
-                passed.append(file)
-        except IndexError:
-            return super()._reuse(path, size)
-        finally:
-            self._own.extend(reversed(passed))
-
-    def _drop_idle(self) -> None:
-        with contextlib.suppress(IndexError):
-            while True:
-                remove_file(f"{self.path}/{OWN}/{self._own.popleft().name}")
-        super()._drop_idle()
-
-    def _create(self, lock: int) -> None:
+    def _create(self) -> None:
         for _ in range(_MOST_TRIES):
             with contextlib.suppress(FileNotFoundError):
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(self.path, 0o700)
                 self._lock_fd = os.open(self.path, _OPEN_DIRECTORY)
-                fcntl.flock(self._lock_fd, lock)
+                fcntl.flock(self._lock_fd, fcntl.LOCK_SH)
                 # Before it was locked, somebody may have taken it for one that is left over.
                 if self.is_there() and os.path.samestat(os.fstat(self._lock_fd), os.lstat(self.path)):
                     for folder in FOLDERS:

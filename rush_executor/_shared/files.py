@@ -4,8 +4,7 @@
  in/    arguments, functions, scattered objects: written by the client
  out/   results: written by workers
  held/  results that the client has read, and on which there are arrays
- own/   arguments that nobody needs any more: for the client's next ones
- idle/  other files that nobody needs any more: for whoever writes next
+ idle/  files that nobody needs any more: for whoever writes next
  far/   of an agent: what its workers have fetched from the server (`cache.py`)
 ```
 
@@ -52,18 +51,15 @@ __all__ = [
     "FOLDERS",
     "HELD",
     "IDLE",
-    "OWN",
     "RESULTS",
     "ROOT",
     "OpenFile",
     "Piece",
     "SharedFiles",
     "directory_of",
-    "fits",
     "remove_file",
     "room_in",
     "size_of_idle",
-    "take",
     "write_all",
 ]
 
@@ -75,10 +71,9 @@ _PLACE: Final = re.compile(r"(in|out|held|far)/[0-9A-Za-z:-]+\.[0-9a-f]+")
 ARGUMENTS: Final = "in"
 RESULTS: Final = "out"
 HELD: Final = "held"
-OWN: Final = "own"
 IDLE: Final = "idle"
 FETCHED: Final = "far"
-FOLDERS: Final = (ARGUMENTS, RESULTS, HELD, OWN, IDLE, FETCHED)
+FOLDERS: Final = (ARGUMENTS, RESULTS, HELD, IDLE, FETCHED)
 
 # Where a piece of a file stands, and the piece.
 Piece = tuple[int, bytes | memoryview]
@@ -211,9 +206,9 @@ class SharedFiles:
         with os.scandir(f"{self.path}/{IDLE}") as entries:
             names = [entry.name for entry in islice(entries, _MOST_LISTED)]
         for name in names:
-            if n_tried < _MOST_TRIED and fits(size_of_idle(name), size):
+            if n_tried < _MOST_TRIED and _fits(size_of_idle(name), size):
                 n_tried += 1
-                fd = take(f"{self.path}/{IDLE}/{name}", path)
+                fd = _take(f"{self.path}/{IDLE}/{name}", path)
                 if fd >= 0:
                     return fd
         return -1
@@ -339,7 +334,7 @@ def size_of_idle(name: str) -> int:
     return int(name.partition("-")[2])
 
 
-def take(old: str, new: str) -> int:
+def _take(old: str, new: str) -> int:
     """Takes a file that is not needed any more, under another name.
 
     Returns:
@@ -358,7 +353,7 @@ def take(old: str, new: str) -> int:
     return fd
 
 
-def fits(file_size: int, size: int) -> bool:
+def _fits(file_size: int, size: int) -> bool:
     """Whether a file is neither much too large, nor would need more new pages than it has."""
     return size // 2 <= file_size <= 2 * size
 

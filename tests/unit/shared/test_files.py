@@ -44,7 +44,7 @@ def names(directory: SharedFiles, folder: str) -> list[str]:
 
 def spare(directory: SharedFiles) -> int:
     """How many files wait to be written again."""
-    return len(names(directory, "own")) + len(names(directory, "idle"))
+    return len(names(directory, "idle"))
 
 
 def write(files: SharedFiles, content: bytes, *, folder: str = "out", stem: str = "t-1") -> str:
@@ -274,33 +274,29 @@ def test_only_files_that_fit_are_recycled(own: SharedDirectory, worker: SharedFi
     assert spare(own) == 0
 
 
-def test_arguments_are_written_again_by_the_client(own: SharedDirectory, worker: SharedFiles) -> None:
-    """As far as it needs them; further ones, and all results, by whoever writes next. None is written twice at once."""
-    places = [own.write("in", f"t-{number}", [(0, bytes(1000))], 1000) for number in range(10)]
-    places.append(write(worker, bytes(1000)))
+def test_files_are_written_again_by_whoever_writes_next(own: SharedDirectory, worker: SharedFiles) -> None:
+    """Arguments and results alike, and none is written twice at once."""
+    places = [own.write("in", f"t-{number}", [(0, bytes(1000))], 1000) for number in range(5)]
+    places += [write(worker, bytes(1000)) for _ in range(5)]
     for place in places:
         own.recycle(place)
-    assert (len(names(own, "own")), len(names(own, "idle"))) == (8, 3)
-    written = [write(worker, b"%d" % n * 1000) for n in range(2)]
-    written += [own.write("in", f"t-{n}", [(0, b"%d" % n * 1000)], 1000) for n in range(2, 10)]
-    assert (len(names(own, "own")), len(names(own, "idle"))) == (0, 1)
-    written.append(own.write("in", "t-a", [(0, b"a" * 1000)], 1000))
+    assert spare(own) == 10
+    written = [write(worker, b"%d" % n * 1000) for n in range(5)]
+    written += [own.write("in", f"t-{n}", [(0, b"%d" % n * 1000)], 1000) for n in range(5, 10)]
     assert spare(own) == 0
-    found = [bytes(read(worker, place, 1000))[:1] for place in written]
-    assert found == [b"%d" % n for n in range(10)] + [b"a"]
+    assert [bytes(read(worker, place, 1000))[:1] for place in written] == [b"%d" % n for n in range(10)]
 
 
 def test_idle_files_go(own: SharedDirectory, worker: SharedFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, and at once those that would be too many or too much."""
-    monkeypatch.setattr(directory_module, "_MOST_OWN", 1)
     monkeypatch.setattr(directory_module, "_MOST_IDLE", 3)
     places = [own.write("in", f"t-{number}", [(0, bytes(1000))], 1000) for number in range(6)]
     for place in places:
         own.recycle(place)
-    assert (len(names(own, "own")), len(names(own, "idle"))) == (1, 3)
+    assert spare(own) == 3
     assert names(own, "in") == []
     own.trim()
-    assert spare(own) == 4
+    assert spare(own) == 3
     monkeypatch.setattr(directory_module, "_IDLE_S", -1.0)
     own.trim()
     assert spare(own) == 0
