@@ -79,6 +79,8 @@ class RushFuture(Future[Any]):
     # others where they are large.
     _references: Sequence[RushReference] = ()
     _keep: object = None
+    # Pushed again because its worker did not find what had been left for it in shared memory.
+    _n_moved: int = 0
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         # In place of the base's `__init__`, which would make a condition of the standard kind first: half of what a

@@ -87,6 +87,20 @@ class FunctionShelf:
                 self._set_idle(digest)
             return _weight(self._kept.pop(digest, b""))
 
+    def kept(self, name: str) -> bytes | None:
+        """What is kept of this, in case that it must be sent again."""
+        return self._kept.get(name)
+
+    def replace(self, name: str, body: bytes) -> int:
+        """Has something sent again, in another form; returns how many more bytes are kept."""
+        with self._lock:
+            before = self._kept.get(name)
+            if before is None or before is body:
+                return 0
+            self._stored.pop(name, None)
+            self._kept[name] = self._unsent[name] = body
+            return _weight(body) - _weight(before)
+
     def drop(self, name: str) -> None:
         """Nothing refers to this scattered object any more."""
         with self._lock:
@@ -111,7 +125,8 @@ class FunctionShelf:
         """The server has these functions now."""
         with self._lock:
             for digest, body in functions:
-                self._unsent.pop(digest, None)
+                if self._unsent.get(digest) is body:
+                    del self._unsent[digest]
                 if isinstance(body, StoredBody):
                     self._stored[digest] = _Stored(body.size, len(body.chunks), body.backing)
                 else:

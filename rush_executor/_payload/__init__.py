@@ -22,7 +22,14 @@ from __future__ import annotations
 from rush_executor._payload.bodies import read_place_of_chunks
 from rush_executor._payload.chunk import ChunkResult, run_chunk
 from rush_executor._payload.compression import decompress
-from rush_executor._payload.content import ContentFile, ContentFiles, ContentInMemory, OwnFiles, Piece
+from rush_executor._payload.content import (
+    ContentElsewhereError,
+    ContentFile,
+    ContentFiles,
+    ContentInMemory,
+    OwnFiles,
+    Piece,
+)
 from rush_executor._payload.decoder import Call, Decoder
 from rush_executor._payload.encoder import Encoder
 from rush_executor._payload.function import EncodedFunction
@@ -31,6 +38,7 @@ from rush_executor._payload.scattered import RushReference
 __all__ = [
     "Call",
     "ChunkResult",
+    "ContentElsewhereError",
     "ContentFile",
     "ContentFiles",
     "ContentInMemory",

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 from rush_executor._payload.compression import compress, decompress
-from rush_executor._payload.content import ContentFiles, ContentInMemory, OwnFiles, Piece
+from rush_executor._payload.content import ContentFiles, ContentInMemory, OwnFiles, Piece, Stub
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.loading import load_in_client
 from rush_executor._protocol.records import StoredBody
@@ -59,7 +60,8 @@ class Bodies:
         self, envelope: Envelope, files: OwnFiles | None, *, in_chunks: bool, compresses: bool = False
     ) -> None:
         self._envelope = envelope
-        self._files = files
+        # Where new ones go, and where those are that were kept before.
+        self._files = self._kept = files
         self._in_chunks = in_chunks
         self._compresses = compresses
         # Of the large ones that somebody needs, by name: a closure that is submitted again and again is kept once.
@@ -79,7 +81,7 @@ class Bodies:
             buffers: As well.
         """
         backing = self._backings.get(ident)
-        if backing is None:
+        if backing is None or (backing.file is not None and self._files is None):
             backing = Backing()
 
             def shelter(stem: str, pieces: Sequence[Piece], size: int) -> str:
@@ -107,6 +109,28 @@ class Bodies:
         body.backing = backing
         return body
 
+    def move(self, kind: str, ident: str, body: bytes) -> bytes:
+        """The same body with chunks in place of a file, if it has one.
+
+        Raises:
+            OSError: The file is gone.
+            PayloadError: The body is none of ours.
+        """
+        if self._kept is None or not isinstance(body, StoredBody) or body.chunks:
+            return body
+        flags, start = self._envelope.open(kind, ident, body)
+        stub = Stub.from_bytes(body[start:])
+        with closing(self._kept.open_place(stub.place, stub.size)) as file:
+            content = file.stream().read(stub.size)
+        chunks = tuple(content[at : at + _CHUNK_SIZE] for at in range(0, stub.size, _CHUNK_SIZE))
+        stub = stub._replace(place=place_of_chunks(ident, len(chunks), is_packed=False))
+        moved = StoredBody(self._envelope.wrap(kind, ident, flags, stub.to_bytes()))
+        moved.size = body.size
+        moved.chunks = chunks
+        # Workers that have found the file look for it again.
+        moved.backing = body.backing
+        return moved
+
     def load(self, kind: str, ident: str, body: bytes, find_scattered: Callable[[str], Any]) -> Any:
         """Reads back what `make` was given.
 
@@ -115,7 +139,7 @@ class Bodies:
         """
         flags, start = self._envelope.open(kind, ident, body)
         files: ContentFiles | None = (
-            _Chunks(body.chunks) if isinstance(body, StoredBody) and body.chunks else self._files
+            _Chunks(body.chunks) if isinstance(body, StoredBody) and body.chunks else self._kept
         )
         what = f"what was {kind} as {ident}"
         return load_in_client(what, body, flags, start, files=files, find_scattered=find_scattered)

@@ -21,8 +21,11 @@ from hashlib import blake2b
 from hmac import compare_digest
 from typing import Any, Final, NamedTuple, Protocol
 
+from rush_executor.errors import PayloadError
+
 __all__ = [
     "LARGE",
+    "ContentElsewhereError",
     "ContentFile",
     "ContentFiles",
     "ContentInMemory",
@@ -49,6 +52,10 @@ _MAPPED_FROM: Final = 256 << 10
 _ALIGNMENT: Final = 64
 # What is smaller is written together with its neighbours.
 _SMALL: Final = 16 << 10
+
+
+class ContentElsewhereError(PayloadError):
+    """A file is not on this machine, or this process may not read it. Its sender can send it through the server."""
 
 
 # Where a piece of a content stands, and the piece.

@@ -7,6 +7,7 @@ the listener from its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from pickle import UnpicklingError, dumps, loads
 from typing import Any, Final
@@ -14,18 +15,18 @@ from typing import Any, Final
 from rush_executor._payload.bodies import Bodies
 from rush_executor._payload.chunk import ChunkResult
 from rush_executor._payload.compression import is_installed
-from rush_executor._payload.content import OwnFiles, Piece
+from rush_executor._payload.content import OwnFiles, Piece, Stub, open_content
 from rush_executor._payload.culprit import Suspect, cannot_pickle
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import unpack_failure
-from rush_executor._payload.function import DIGEST_SIZE, EncodedFunction, spec_of_digest, spec_of_reference
+from rush_executor._payload.function import DIGEST_SIZE, EncodedFunction, end_of_spec, spec_of_digest, spec_of_reference
 from rush_executor._payload.loading import IN_CLIENT, cannot_unpickle, load_in_client
 from rush_executor._payload.names import name_of
 from rush_executor._payload.pickler import PROTOCOL, dump_parts
 from rush_executor._payload.reference import Reference, find_reference, is_current
 from rush_executor._payload.scalars import is_plain
 from rush_executor._payload.scattered import RushReference
-from rush_executor._payload.wire import CHUNK, NO_KWARGS, PLAIN, ZSTD
+from rush_executor._payload.wire import CHUNK, ELSEWHERE, NO_KWARGS, PLAIN, ZSTD
 from rush_executor.errors import PayloadError
 
 __all__ = ["Encoder"]
@@ -72,7 +73,7 @@ class Encoder:
         self._references: dict[int, tuple[Any, Reference, EncodedFunction]] = {}
 
     def send_no_files(self) -> None:
-        """From now on what is sent is to outlive this process: nothing of it may be in a file of its own."""
+        """From now on nothing is sent in a file: it is to outlive this process, or to reach another machine."""
         self._own_files = None
         self._bodies.forgo_files()
 
@@ -173,6 +174,34 @@ class Encoder:
         if keep:
             keep.clear()
         raise failure
+
+    def move_call(self, task_id: str, payload: bytes) -> bytes:
+        """The same call with its arguments in it, if they are in a file.
+
+        Raises:
+            OSError: The file is gone.
+            PayloadError: The payload is none of ours.
+        """
+        flags, start = self._envelope.open("call", task_id, payload)
+        if self._files is None or not flags & ELSEWHERE:
+            return payload
+        end = end_of_spec(payload, start)
+        stub = Stub.from_bytes(payload[end:])
+        with closing(self._files.open_place(stub.place, stub.size)) as file:
+            stream, buffers = open_content(file, stub)
+            return self._envelope.wrap_parts(
+                "call",
+                task_id,
+                flags & ~ELSEWHERE,
+                [stream.read(stub.pickle_size)],
+                [memoryview(buffer) for buffer in buffers],
+                before=payload[start:end],
+                compresses=self._compresses,
+            )
+
+    def move_body(self, kind: str, ident: str, body: bytes) -> bytes:
+        """As `move_call`, of what is stored under a name: a "function", or what was "scattered"."""
+        return self._bodies.move(kind, ident, body)
 
     def encode_initializer(
         self, fn: Callable[..., object], initargs: tuple[Any, ...], *, what: str = "initializer"

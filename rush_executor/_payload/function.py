@@ -19,6 +19,7 @@ __all__ = [
     "EncodedFunction",
     "describe_call",
     "digest_of_spec",
+    "end_of_spec",
     "read_reference",
     "spec_of_digest",
     "spec_of_reference",
@@ -73,6 +74,12 @@ def digest_of_spec(spec: bytes) -> str:
     return spec[1 : 1 + DIGEST_SIZE].hex()
 
 
+def end_of_spec(payload: bytes, start: int) -> int:
+    """Where the spec ends in a call's payload, given where it starts."""
+    body = start + _LENGTH_SIZE
+    return body + int.from_bytes(payload[start:body], "big")
+
+
 def describe_call(head: bytes) -> str:
     """Returns what a call calls, for people: ``package.module.name``, or the bare name of a function sent by value.
 
@@ -87,8 +94,7 @@ def describe_call(head: bytes) -> str:
     if not head:
         return ""
     start = 1 + SEAL_SIZE * bool(head[0] & SEALED)
-    body = start + _LENGTH_SIZE
-    spec = head[body : body + int.from_bytes(head[start:body], "big")]
+    spec = head[start + _LENGTH_SIZE : end_of_spec(head, start)]
     if spec[:1] == b"R":
         name = spec[1:].decode("utf-8", "ignore").removeprefix("builtins:").replace(":", ".", 1)
     elif spec[:1] == b"D":

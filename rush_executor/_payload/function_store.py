@@ -117,10 +117,11 @@ class FunctionStore:
         """What a reference becomes: unpickled for each task, as any argument is."""
         space = self.space(client_id)
         kept = space.bodies.get(ident)
+        body = kept or self._fetch_body(client_id, "scattered", ident)
+        found, _ = load_in_worker(f"what was scattered as {ident}", *body, space)
         if kept is None:
-            kept = self._fetch_body(client_id, "scattered", ident)
-            space.bodies.put(ident, kept, weight=len(kept[0]))
-        return load_in_worker(f"what was scattered as {ident}", *kept, space)[0]
+            space.bodies.put(ident, body, weight=len(body[0]))
+        return found
 
     def _fetch_body(self, client_id: str, kind: str, ident: str) -> tuple[bytes, int, int]:
         try:

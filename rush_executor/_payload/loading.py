@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rush_executor._payload.compression import MAGIC, decompress
-from rush_executor._payload.content import ContentFile, ContentFiles, Stub, open_content
+from rush_executor._payload.content import ContentElsewhereError, ContentFile, ContentFiles, Stub, open_content
 from rush_executor._payload.names import describe_error, drop_frames
 from rush_executor._payload.scattered import find_scattered
 from rush_executor._payload.space import ClientSpace
@@ -53,6 +53,9 @@ def load_in_worker(
     try:
         unpickler = WorkerUnpickler(*_source(payload, flags, start, content), space)
         return unpickler.load_all()
+    except ContentElsewhereError as missing:
+        # Of a scattered object in it: the client can help.
+        raise missing from None
     except BaseException as error:  # noqa: BLE001 - a __setstate__ of the user's may raise anything, even SystemExit
         failure = cannot_unpickle(what, IN_WORKER, error, unpickler)
     finally:
@@ -112,10 +115,9 @@ def _open(what: str, payload: bytes, start: int, files: ContentFiles | None) -> 
             "call again"
         )
     except OSError as error:
-        failure = PayloadError(
-            f"{what} is not in the shared memory of this machine ({error}). Either the task has ended meanwhile, or "
-            "this is another container than its sender's: give both a url that begins with redis:// in place of "
-            "unix://, and it will travel through the server"
+        failure = ContentElsewhereError(
+            f"{what} is not in the shared memory of this machine ({error}): the task has ended meanwhile, or its "
+            "sender is in another container"
         )
     raise failure
 

@@ -62,6 +62,8 @@ class HostCache:
             with suppress(FileNotFoundError):
                 return files.open_place(place)
             self._fetch(path, size, fetch)
+            # Who waits for the lock looks for the file first.
+            os.unlink(f"{path}.lock")
             return files.open_place(place)
         finally:
             os.close(lock)

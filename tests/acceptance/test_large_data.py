@@ -514,6 +514,64 @@ def test_without_room(executor: RushExecutor, monkeypatch: pytest.MonkeyPatch) -
 # ------------------------------------------------------------------------------------------------- workers elsewhere
 
 
+def hide_shared_memory() -> None:
+    """Has a worker see of its clients' shared memory what one in another container does."""
+    from rush_executor._shared.files import ARGUMENTS, SharedFiles
+
+    open_locked = SharedFiles.open_locked
+
+    def nothing_there(self: SharedFiles, place: str, size: int) -> tuple[int, int]:
+        if place.startswith(ARGUMENTS):
+            raise FileNotFoundError(place)
+        return open_locked(self, place, size)
+
+    SharedFiles.open_locked = nothing_there  # type: ignore[method-assign]
+    SharedFiles.keep_result = lambda *_: ""  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("secret", [None, b"correct horse"])
+def test_workers_in_another_container(server_url: str, secret: bytes | None, eventually: Eventually) -> None:
+    """They have the server's socket and not the client's memory: what they do not find goes through the server."""
+    with RushExecutor(2, url=server_url, secret=secret, initializer=hide_shared_memory) as executor:
+        once = executor.options(max_retries=0)
+        offset, inner, reference = ones(MB), executor.scatter(ones(MB)), executor.scatter({"a": ones(20 * MB)})
+        futures = [
+            once.submit(total, ones(MB), ones(MB)),
+            once.submit(lambda: total(offset)),
+            once.submit(lambda found: total(found["a"], offset), reference),
+            once.submit(lambda: total(inner)),
+            once.submit(functools.partial(total, offset), ones(MB)),
+        ]
+        results = list(executor.map(functools.partial(np.add, offset), [ones(MB)] * 6, chunksize=2))
+        assert [future.result(DEADLINE_S) for future in futures] == [n * MB for n in (2, 1, 21, 1, 2)]
+        assert [int(result.sum()) for result in results] == [2 * MB] * 6
+        assert {future.attempts for future in futures} == {1}
+        assert reference.result()["a"].sum() == 20 * MB
+        before = sent_bytes(server_url)
+        assert once.submit(lambda found, more: total(found["a"], more, offset), reference, ones(MB)).result() == 22 * MB
+        assert sent_bytes(server_url) - before > MB
+        # Those of functions stay a while.
+        needless = (f"in/{executor._session.client_id}", f"in/{reference.ident}", "out", "held")
+        del futures, results, reference
+        gc.collect()
+        eventually(lambda: not [name for name in files(executor) if name.startswith(needless)])
+
+
+def test_a_failure_is_retried_as_often_as_before(server_url: str, tmp_path: Path) -> None:
+    """Being sent through the server takes none of a task's attempts."""
+    marks = tmp_path / "marks"
+
+    def fail(array: Any) -> None:
+        tasks.note(str(marks), "x")
+        raise OSError(str(total(array)))
+
+    with RushExecutor(1, url=server_url, initializer=hide_shared_memory) as executor:
+        future = executor.options(retry_on=OSError, max_retries=2).submit(fail, ones(MB))
+        with pytest.raises(OSError, match=str(MB)):
+            future.result(DEADLINE_S)
+        assert (len(marks.read_text().split()), future.attempts) == (3, 3)
+
+
 def test_workers_that_may_be_elsewhere(tcp_url: str) -> None:
     """Arguments go through the server; a result need not, where its worker finds the client on its machine."""
     with RushExecutor(2, url=tcp_url) as executor:

@@ -212,6 +212,24 @@ def test_a_scattered_object_goes_when_nothing_refers_to_it() -> None:
     assert not shelf.has_excess()
 
 
+def test_a_body_in_another_form_is_sent_again() -> None:
+    """Also when the old one was on its way just then; its chunks count."""
+    shelf = FunctionShelf()
+    old, new = stored_body(10), stored_body(10, n_chunks=3)
+    assert shelf.replace("a", new) == 0, "nobody needs it"
+    shelf.hold("a", old, keep=True)
+    under_way = shelf.unsent(["a"])
+    assert shelf.replace("a", new) == 3 * len(b"chunk")
+    shelf.sent(under_way)
+    assert shelf.unsent(["a"]) == [("a", new)]
+    assert shelf.replace("a", new) == 0, "it is being sent"
+    send(shelf, "a")
+    assert shelf.unsent(["a"]) == []
+    shelf.forget_sent()
+    assert shelf.unsent(["a"]) == [("a", new)]
+    assert shelf.release("a") == len(b"stub") + 3 * len(b"chunk")
+
+
 def test_a_scattered_object_that_no_task_has_needed() -> None:
     """There is nothing to delete."""
     shelf = FunctionShelf()

@@ -43,7 +43,7 @@ def content(file: OpenFile) -> bytes:
     return bytes(found)
 
 
-def test_once_for_all() -> None:
+def test_once_for_all(tmp_path: Path) -> None:
     """However many workers ask, one after the other or at the same time."""
     server = Server()
     found: list[bytes] = []
@@ -59,6 +59,7 @@ def test_once_for_all() -> None:
     ask()
     assert found == [CONTENT] * 9
     assert server.n_fetched == 1
+    assert [path.name for path in (tmp_path / "rush-executor-ag1" / "far").iterdir()] == [NAME]
     remove_cache("ag1")
 
 
