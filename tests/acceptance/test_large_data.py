@@ -7,6 +7,8 @@ import functools
 import gc
 import operator
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +20,30 @@ import psutil
 import pytest
 import redis
 
-from rush_executor import PayloadError, RushExecutor, TaskKilledError, WorkerLostError, current_executor
+from rush_executor import (
+    NetworkLostError,
+    PayloadError,
+    RushExecutor,
+    TaskKilledError,
+    WorkerLostError,
+    current_executor,
+)
 from rush_executor._protocol.keys import Keys
 from rush_executor._shared import directory as directory_module
 from rush_executor._shared.files import ROOT
 from rush_executor.testing import keys_left, temporary_server
 from tests.acceptance import tasks
-from tests.acceptance.programs import DEADLINE_S, alive, family, finish, read_line, start_program
+from tests.acceptance.programs import (
+    DEADLINE_S,
+    REPOSITORY,
+    alive,
+    environment,
+    family,
+    finish,
+    is_server,
+    read_line,
+    start_program,
+)
 
 pytestmark = pytest.mark.skipif(not Path(ROOT).is_dir(), reason="no shared memory in the form of a file system")
 
@@ -436,6 +455,65 @@ def test_client_and_agent_are_killed(tmp_path: Path) -> None:
         assert not any(path.exists() for path in directories)
 
 
+def test_the_server_is_killed(eventually: Eventually, tmp_path: Path) -> None:
+    """What waits raises, its memory goes; and what is there stays readable."""
+    me = psutil.Process()
+    before = set(me.children())
+    with RushExecutor(2, reconnect_timeout=0.5) as executor:
+        [server] = [process for process in set(me.children()) - before if is_server(process)]
+        result = executor.submit(ones, 8 * MB).result()
+        reference = executor.scatter(result)
+        told, gate = str(tmp_path / "told"), str(tmp_path / "never")
+        futures = [executor.submit(total_then_wait, told, gate, reference) for _ in range(4)]
+        futures += [executor.submit(total, ones(MB)) for _ in range(4)]
+        eventually(Path(told).exists)
+        server.kill()
+        for future in futures:
+            with pytest.raises(NetworkLostError):
+                future.result(DEADLINE_S)
+        eventually(lambda: not directory(executor).exists())
+    assert result.sum() == 8 * MB
+
+
+def test_a_forked_child_of_a_killed_client(tmp_path: Path) -> None:
+    """It holds nothing of what its parent had locked."""
+    program = start_program(
+        """
+        import os, time
+        import numpy as np
+        from rush_executor import RushExecutor
+        executor = RushExecutor(1)
+        kept = executor.submit(np.ones, 1 << 20).result()
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+        print("ready", child, executor._session.client_id, flush=True)
+        time.sleep(600)
+        """,
+        directory=tmp_path,
+    )
+    child, owner = read_line(program, "ready").split()
+    path = Path(ROOT, f"rush-executor-{owner}")
+    processes = [process for process in family(program.pid) if process.pid != int(child)]
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        for process in (psutil.Process(program.pid), *processes):
+            process.suspend()
+        for process in (psutil.Process(program.pid), *processes):
+            process.kill()
+        program.wait()
+        for process in processes:
+            process.wait(DEADLINE_S)
+        assert path.exists()
+        os.close(lock)
+        directory_module.sweep_directories()
+        assert not path.exists()
+    finally:
+        psutil.Process(int(child)).kill()
+    program.communicate()
+
+
 def test_a_program_that_just_ends(tmp_path: Path) -> None:
     """With results in its hands and no shutdown: nothing on stderr, and nothing left."""
     program = start_program(
@@ -511,7 +589,97 @@ def test_without_room(executor: RushExecutor, monkeypatch: pytest.MonkeyPatch) -
     assert files(executor) == []
 
 
+IN_16_MB = """
+import os
+import numpy as np
+from rush_executor import RushExecutor
+
+def ones(n):
+    return np.ones(n, dtype=np.uint8)
+
+with RushExecutor(2) as executor:
+    results = list(executor.map(ones, [1 << 20] * 20))
+    futures = [executor.submit(np.add, ones(n << 20), n) for n in (1, 5, 20) * 2]
+    assert [future.result().max() for future in futures] == [2, 6, 21] * 2
+    reference = executor.scatter(ones(20 << 20))
+    assert list(executor.map(len, [reference] * 4)) == [20 << 20] * 4
+    assert list(executor.map(lambda n: len(results[n]), range(20))) == [1 << 20] * 20
+    assert sum(int(result.sum()) for result in results) == 20 << 20
+    del reference, results, futures
+print("left", os.listdir("/dev/shm"))
+"""
+
+
+@pytest.fixture
+def own_memory() -> list[str]:
+    """Begins the command of a program that has a small /dev/shm of its own, as in a container."""
+    command = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"', "sh"]
+    try:
+        # A program on a busy machine, which may be refused.
+        subprocess.run([*command, "true"], check=True, capture_output=True, timeout=DEADLINE_S)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no namespace of mounts to be had")
+    return command
+
+
+def test_a_container_with_little_memory(own_memory: list[str], tmp_path: Path) -> None:
+    """A result is a result, however little fits: nothing is lost, and no process ends with SIGBUS."""
+    program = tmp_path / "program.py"
+    program.write_text(IN_16_MB)
+    ended = subprocess.run(
+        [*own_memory, sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        env=environment(),
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left []\n", "")
+
+
 # ------------------------------------------------------------------------------------------------- workers elsewhere
+
+
+def test_a_worker_in_another_container(own_memory: list[str], server_url: str, eventually: Eventually) -> None:
+    """It has the server's socket and not the client's memory; then one comes that has both."""
+    with RushExecutor(0, url=server_url, network_id="containers") as executor:
+        command = [sys.executable, "-m", "rush_executor", "worker", "--url", server_url, "--workers", "1"]
+        command += ["--network", executor.network_id]
+        future = executor.submit(operator.add, ones(8 * MB), 1)
+        elsewhere = subprocess.Popen([*own_memory, *command], env=environment(), cwd=REPOSITORY)
+        try:
+            assert int(future.result(DEADLINE_S).sum()) == 16 * MB
+            reference = executor.scatter(ones(2 * MB))
+            assert executor.submit(total, reference, ones(MB)).result(DEADLINE_S) == 3 * MB
+        finally:
+            elsewhere.terminate()
+            elsewhere.wait(DEADLINE_S)
+        eventually(lambda: not files(executor, "in", "out", "held"))
+        here = subprocess.Popen(command, env=environment(), cwd=REPOSITORY)
+        try:
+            result = executor.submit(ones, 8 * MB).result(DEADLINE_S)
+            assert len(files(executor, "held")) == 1
+            assert executor.submit(total, reference, result).result(DEADLINE_S) == 10 * MB
+        finally:
+            here.terminate()
+            here.wait(DEADLINE_S)
+
+
+def test_two_clients_of_one_network(server_url: str, eventually: Eventually) -> None:
+    """Each gets its own results, from the workers of either, and frees its own memory alone."""
+    with (
+        RushExecutor(1, url=server_url) as one,
+        RushExecutor(1, url=server_url, network_id=one.network_id) as other,
+    ):
+        pairs = [(one.submit(np.full, MB, n), other.submit(np.full, MB, -n)) for n in range(12)]
+        results = [(int(a.result().min()), int(b.result().max())) for a, b in pairs]
+        assert results == [(n, -n) for n in range(12)]
+        kept = one.submit(ones, 8 * MB).result()
+        del pairs
+        gc.collect()
+        eventually(lambda: (len(files(one)), len(files(other))) == (1, 0))
+        assert other.submit(total, kept).result() == 8 * MB
+    assert kept.sum() == 8 * MB
 
 
 def hide_shared_memory() -> None:
