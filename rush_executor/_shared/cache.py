@@ -66,6 +66,8 @@ class HostCache:
             os.unlink(f"{path}.lock")
             return files.open_place(place)
         finally:
+            # Also where a child that was forked meanwhile has the descriptor, too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
 
     def _fetch(self, path: Path, size: int, fetch: Callable[[], Iterable[bytes]]) -> None:

@@ -156,6 +156,8 @@ class SharedFiles:
         try:
             for offset, piece in pieces:
                 write_all(fd, piece, offset)
+            # To close it is not enough: a child that another thread forks just now has the descriptor, too.
+            fcntl.flock(fd, fcntl.LOCK_UN)
         except OSError:
             # Full, most likely: somebody else was quicker.
             remove_file(path)

@@ -249,6 +249,28 @@ def test_a_child_that_a_task_forks_reads_on(own: SharedDirectory, worker: Shared
         os.close(fd)
 
 
+def test_a_child_that_is_forked_during_a_write(
+    own: SharedDirectory, worker: SharedFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread of the worker, say: it keeps the descriptor, and does not keep the client from reading."""
+    own.recycle(write(worker, bytes(1000)))
+    inherited: list[int] = []
+    write_all = files_module.write_all
+
+    def fork_and_write(fd: int, piece: bytes | memoryview, offset: int) -> None:
+        inherited.append(os.dup(fd))
+        write_all(fd, piece, offset)
+
+    monkeypatch.setattr(files_module, "write_all", fork_and_write)
+    place = write(worker, b"x" * 1000)
+    assert spare(own) == 0
+    try:
+        assert bytes(read(own, place, 1000)) == b"x" * 1000
+    finally:
+        for fd in inherited:
+            os.close(fd)
+
+
 def test_a_late_reader_does_not_get_what_was_written_since(own: SharedDirectory, worker: SharedFiles) -> None:
     """A worker that was taken for lost, and comes for its argument when the task has ended elsewhere."""
     place = own.write("in", "t-1", [(0, b"a" * 1000)], 1000)
