@@ -117,7 +117,8 @@ def _open(what: str, payload: bytes, start: int, files: ContentFiles | None) -> 
     except OSError as error:
         failure = ContentElsewhereError(
             f"{what} is not in the shared memory of this machine ({error}): the task has ended meanwhile, or its "
-            "sender is in another container"
+            "sender is in another container; with a url that begins with redis:// in place of unix://, it travels "
+            "through the server"
         )
     raise failure
 

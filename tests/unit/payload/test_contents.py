@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import pickle
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rush_executor._payload import ContentInMemory, EncodedFunction, decompress, read_place_of_chunks
+from rush_executor._payload import (
+    ContentElsewhereError,
+    ContentInMemory,
+    EncodedFunction,
+    decompress,
+    read_place_of_chunks,
+)
 from rush_executor._payload.content import LARGE, Stub, digest_of, lay_out, open_content
 from rush_executor._payload.scattered import RushReference
 from rush_executor._protocol.records import StoredBody, chunk_name
@@ -79,6 +86,13 @@ def sides(tmp_path: Path) -> Iterator[Neighbours]:
 @pytest.fixture
 def sealed(tmp_path: Path) -> Iterator[Neighbours]:
     sides = Neighbours(tmp_path, SECRET)
+    yield sides
+    sides.directory.remove()
+
+
+@pytest.fixture(params=[None, SECRET])
+def any_sides(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Neighbours]:
+    sides = Neighbours(tmp_path, request.param)
     yield sides
     sides.directory.remove()
 
@@ -241,6 +255,46 @@ def test_a_file_that_is_gone(sides: Neighbours) -> None:
     far = Sides()
     with pytest.raises(PayloadError, match="not in the shared memory of this machine"):
         far.decoder.decode_call(CLIENT, TASK, payload)
+
+
+def test_a_call_that_did_not_find_its_arguments(tmp_path: Path, any_sides: Neighbours) -> None:
+    """The client makes it anew with all in it: the same call, for a worker that has no files."""
+    sides = any_sides
+    array = np.arange(float(MB))
+    payload, keep = sides.send(support.same, [array, b"x" * MB], key="a")
+    moved = sides.encoder.move_call(TASK, payload)
+    assert len(moved) > 9 * MB > 1000 > len(payload)
+    assert sides.encoder.move_call(TASK, moved) is moved
+    keep.clear()
+    with pytest.raises(ContentElsewhereError):
+        sides.run(payload)
+    shutil.rmtree(sides.directory.path)
+    call = sides.decoder.decode_call(CLIENT, TASK, moved)
+    assert equal(call.args[0], [array, b"x" * MB])
+    assert call.kwargs == {"key": "a"}
+    small, _ = sides.send(support.same, 1)
+    assert sides.encoder.move_call(TASK, small) is small
+
+
+def test_a_body_that_was_not_found(any_sides: Neighbours) -> None:
+    """Its content is stored in chunks, and the file stays for those who find it."""
+    sides = any_sides
+    obj = {"a": np.arange(float(3 * MB)), "b": b"x" * MB}
+    reference = sides.scatter(obj)
+    sides.bodies[reference.ident] = bytes(reference.body)
+    sides.encoder.send_no_files()
+    moved = sides.encoder.move_body("scattered", reference.ident, reference.body)
+    assert isinstance(moved, StoredBody)
+    assert [len(chunk) for chunk in moved.chunks] == [16 * MB, moved.size - 16 * MB]
+    assert sides.encoder.move_body("scattered", reference.ident, moved) is moved
+    assert sides.files() == ["in"]
+    found = sides.call(support.same, reference)
+    assert equal(found, obj), "a worker on this machine, that has the old body"
+    reference.body = moved
+    assert equal(reference.result(), obj)
+    del reference, moved
+    gc.collect()
+    assert "in" not in sides.files()
 
 
 def test_a_result_can_be_had_once(sides: Neighbours) -> None:
