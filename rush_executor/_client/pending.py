@@ -253,7 +253,7 @@ class PendingFutures:
             n_more = len(payload) - len(task.payload)
             for reference in future._references:
                 reference.body = encoder.move_body("scattered", reference.ident, reference.body)
-                n_more += shelf.replace(reference.ident, reference.body)
+                shelf.replace(reference.ident, reference.body)
             if future._digest is not None:
                 body = shelf.kept(future._digest)
                 if body is not None:

@@ -718,6 +718,7 @@ def test_workers_in_another_container(server_url: str, secret: bytes | None, eve
         before = sent_bytes(server_url)
         assert once.submit(lambda found, more: total(found["a"], more, offset), reference, ones(MB)).result() == 22 * MB
         assert sent_bytes(server_url) - before > MB
+        assert executor._session._pending._kept_bytes == 0
         # Those of functions stay a while.
         needless = (f"in/{executor._session.client_id}", f"in/{reference.ident}", "out", "held")
         del futures, results, reference
