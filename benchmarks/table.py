@@ -74,6 +74,7 @@ ROWS: tuple[Row, ...] = (
     Row("1 MB array in and out: MB/s", "mb_array_mb_per_s", bars=(Bar(2.0, "ppe", 3.0),)),
     Row("1 MB bytes in and out: MB/s", "mb_bytes_mb_per_s"),
     Row("100 MB array in and out: MB/s", "large_mb_per_s", bars=(Bar(10.0, "ppe"),)),
+    Row("100 MB bytes in and out: MB/s", "large_bytes_mb_per_s"),
     _less("2,000 tasks of a 5 MB closure, s", "closure_s", "{:.3f}", (Bar(0.1),)),
     _less("constructor to first result, s", "start_s", "{:.3f}", (Bar(0.25, goal=0.15),)),
     Row("1,000 queued: tasks/s", "queued_1000_per_s"),

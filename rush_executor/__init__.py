@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rush_executor._network.plan import remove_rush_plan, rush_available, rush_config, rush_plan
     from rush_executor._network.rush import Rush
     from rush_executor._network.rush import Rush as rsh  # noqa: N813 - as it is called in R
+    from rush_executor._payload import RushReference
     from rush_executor._rush_worker.loops import worker_loop_default, worker_loop_process
     from rush_executor._rush_worker.seeds import with_rng_state
     from rush_executor._rush_worker.worker import RushWorker
@@ -48,6 +49,7 @@ __all__ = [
     "RushError",
     "RushExecutor",
     "RushFuture",
+    "RushReference",
     "RushWorker",
     "ServerError",
     "SnapshotError",
@@ -75,6 +77,7 @@ _HOMES = {
     "Rush": "rush_executor._network.rush",
     "RushExecutor": "rush_executor._executor.executor",
     "RushFuture": "rush_executor._client.future",
+    "RushReference": "rush_executor._payload",
     "RushWorker": "rush_executor._rush_worker.worker",
     "TaskTable": "rush_executor._view.table",
     "current_executor": "rush_executor._executor.nested",

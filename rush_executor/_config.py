@@ -75,6 +75,7 @@ class NetworkConfig:
         client_lease_s: How long what the server keeps for a client outlives the client's last sign of life, when
             nobody is left to clean up after it. A day: a laptop may sleep over night.
         is_durable: Whether the network, if it is created, is to keep tasks and outcomes when its clients leave.
+        compresses: Whether a client compresses what passes through the server.
     """
 
     url: str = field(repr=False)
@@ -85,6 +86,7 @@ class NetworkConfig:
     heartbeat_expire_s: float = 15.0
     client_lease_s: float = 86_400.0
     is_durable: bool = False
+    compresses: bool = False
 
     def __post_init__(self) -> None:
         for name in ("reconnect_timeout_s", "heartbeat_period_s", "heartbeat_expire_s", "client_lease_s"):

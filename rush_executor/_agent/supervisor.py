@@ -40,6 +40,8 @@ from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, RESTART, TERMINATE, TIMEOUT_TAG, Loss
 from rush_executor._protocol.slots import Slot
 from rush_executor._protocol.states import KILLED, LOST, STARTING, TERMINATED
+from rush_executor._shared.cache import remove_cache
+from rush_executor._shared.directory import remove_directory, sweep_directories
 from rush_executor.errors import NetworkLostError
 
 __all__ = ["EXIT_SERVER_LOST", "LEAVE", "AgentSettings", "Supervisor", "WorkerMain"]
@@ -523,6 +525,9 @@ class Supervisor:
         while self._losses:
             loss, guilty, tag, how = self._losses[0]
             self._ledger.lose_worker(loss, guilty, tag, how=how)
+            if guilty:
+                # A task that submits tasks has files of its own.
+                sweep_directories()
             del self._losses[0]
         if (
             self._last_failed_start
@@ -587,6 +592,10 @@ class Supervisor:
                 how = self._how_ended(worker, exitcode)
                 tag = KILLED_TAG if how == KILLED else LOST_TAG
                 self._losses.append((loss, worker.slot.current(), tag, how))
+        remove_cache(self._settings.agent_id)
+        if self._is_owner_gone and self._settings.client_id is not None:
+            remove_directory(self._settings.client_id)
+            sweep_directories()
         self._relay.close(_STDERR_PATIENCE_S)
         if not (self._is_owner_gone and self._settings.server is not None):
             with contextlib.suppress(NetworkLostError):

@@ -204,8 +204,8 @@ class Dispatcher:
             self._posted = None
 
     def nudge(self) -> None:
-        """Has the thread settle what was sent a while ago: it may have been lost."""
-        if self._posted is not None:
+        """Has the thread settle what was sent a while ago, which may have been lost, and delete what is not needed."""
+        if self._posted is not None or self._shelf.has_excess():
             self._wakeup.set()
 
     def close(self) -> None:
@@ -242,6 +242,10 @@ class Dispatcher:
                         self._outbox.put_all(self._retries.take_due())
                         self._batch = self._make_batch(self._outbox.take(_LARGEST_BATCH, _LARGEST_BATCH_BYTES))
                     self._send_batch()
+            if self._shelf.has_excess() and not self.is_halted and not self._is_closed:
+                with self.lock:
+                    self.settle()
+                    self._forget_excess()
 
     def _has_something_to_send(self) -> bool:
         return not self.is_halted and bool(self._outbox or self._batch is not None or self._posted is not None)
@@ -251,6 +255,7 @@ class Dispatcher:
             return None
         self._n_batches += 1
         digests = [future._digest for future, _ in parcels if future._digest is not None]
+        digests += [reference.ident for future, _ in parcels for reference in future._references]
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
     def _send_batch(self, *, wait: bool = True) -> None:
@@ -270,10 +275,8 @@ class Dispatcher:
                 [(future, task)] = batch.parcels
                 self._posted = _Posted(batch.number, weakref.ref(future), task)
             if batch.functions:
-                self._shelf.sent([digest for digest, _ in batch.functions])
-                excess = self._shelf.take_excess()
-                if excess:
-                    self._uplink.forget_functions(excess)
+                self._shelf.sent(batch.functions)
+                self._forget_excess()
         except NetworkGone:
             # The listener sees to it, as it is the one who knows up to where the inbox was read.
             self.is_halted = True
@@ -283,3 +286,8 @@ class Dispatcher:
         except Refused as error:
             self._when_refused([parcel.future for parcel in batch.parcels], error)
         self._batch = None
+
+    def _forget_excess(self) -> None:
+        excess = self._shelf.take_excess()
+        if excess:
+            self._uplink.forget_functions(excess)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, PENDING, RUNNING
 from typing import Any, Final, Protocol
 
+from rush_executor._payload import RushReference
 from rush_executor._protocol.records import NewTask
 
 __all__ = ["FutureOwner", "RushFuture"]
@@ -74,6 +75,12 @@ class RushFuture(Future[Any]):
     _is_sent: bool = False
     _task: NewTask | None = None
     _is_killed_by_cancel: bool = False
+    # What has to live until the task has ended: what was scattered and is among its arguments, and what keeps the
+    # others where they are large.
+    _references: Sequence[RushReference] = ()
+    _keep: object = None
+    # Pushed again because its worker did not find what had been left for it in shared memory.
+    _n_moved: int = 0
 
     def __init__(self, owner: FutureOwner, task_id: str, name: str, digest: str | None) -> None:
         # In place of the base's `__init__`, which would make a condition of the standard kind first: half of what a

@@ -19,11 +19,13 @@ from rush_executor._client.future import RushFuture
 from rush_executor._client.outcomes import lost_task_error, moved_task_error, network_lost_error
 from rush_executor._client.retries import Parcel
 from rush_executor._client.shelf import FunctionShelf
-from rush_executor._payload import ChunkResult, Encoder
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
+from rush_executor._payload import ChunkResult, ContentElsewhereError, Encoder
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.records import (
     ATTEMPTS_TAG,
     CANCELLED_TAG,
+    FAILED_TAG,
     FINISHED_BLOB_TAG,
     FINISHED_TAG,
     KILLED_TAG,
@@ -76,12 +78,18 @@ class PendingFutures:
     def __len__(self) -> int:
         return len(self._futures)
 
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._futures
+
     def add(self, future: RushFuture, task: NewTask, function_body: bytes | None) -> None:
         """A task was submitted; its function, if it is sent by value, is needed from now on."""
         n_bytes = len(task.payload)
         keep = bool(task.options.retry_on) or self._kept_bytes + n_bytes <= MOST_KEPT_BYTES
         if future._digest is not None and function_body is not None:
             n_bytes += self._shelf.hold(future._digest, function_body, keep=keep)
+        for reference in future._references:
+            # In memory as long as the reference is.
+            self._shelf.hold(reference.ident, reference.body, keep=True)
         if keep:
             with self._lock:
                 self._kept_bytes += n_bytes
@@ -109,6 +117,10 @@ class PendingFutures:
             n_bytes = len(task.payload) if task is not None else 0
             if future._digest is not None:
                 n_bytes += self._shelf.release(future._digest)
+            if future._keep is not None:
+                for reference in future._references:
+                    self._shelf.release(reference.ident)
+                future._references, future._keep = (), None
             with self._lock:
                 self._kept_bytes -= n_bytes
             if self._tell is not None:
@@ -200,7 +212,7 @@ class PendingFutures:
     def _resolve(self, future: RushFuture, tag: bytes, body: bytes | None) -> None:
         task_id = future.task_id
         task = future._task
-        if task is not None and task.options.retry_on and tag != MOVED_TAG:
+        if task is not None and (task.options.retry_on or tag == FAILED_TAG) and tag != MOVED_TAG:
             self._resolve_or_retry(future, task, tag, body)
         elif self.take(task_id) is not None:
             self._set_outcome(future, tag, *self._open(future, tag, body))
@@ -212,14 +224,50 @@ class PendingFutures:
         value, error = self._open(future, tag, body)
         failure = value.failure if isinstance(value, ChunkResult) else error
         options = task.options
-        if _is_retried(failure, options.retry_on) and task.retries < options.max_retries and self._has_retries:
+        again: NewTask | None = None
+        if not self._has_retries:
+            pass
+        elif tag == FAILED_TAG and isinstance(failure, ContentElsewhereError):
+            again = self._move(future, task)
+        elif _is_retried(failure, options.retry_on) and task.retries - future._n_moved < options.max_retries:
             # Its blob has ended with its record.
             again = task._replace(retries=task.retries + 1, blob_id=new_id() if task.blob_id else "")
+        if again is not None:
             future._task = again
             future._is_sent = False
             self._send_later(Parcel(future, again))
         elif self.take(task.task_id) is not None:
             self._set_outcome(future, tag, value, error)
+
+    def _move(self, future: RushFuture, task: NewTask) -> NewTask | None:
+        """The task with all that it needs on its way through the server; None where that cannot be done.
+
+        Its worker cannot read this client's shared memory. Nothing goes there any more: others are beside it.
+        """
+        encoder, shelf = self._encoder, self._shelf
+        if future._n_moved:
+            return None
+        encoder.send_no_files()
+        try:
+            payload = encoder.move_call(task.task_id, task.payload)
+            n_more = len(payload) - len(task.payload)
+            for reference in future._references:
+                reference.body = encoder.move_body("scattered", reference.ident, reference.body)
+                shelf.replace(reference.ident, reference.body)
+            if future._digest is not None:
+                body = shelf.kept(future._digest)
+                if body is not None:
+                    n_more += shelf.replace(future._digest, encoder.move_body("function", future._digest, body))
+        except (OSError, PayloadError):
+            logger.debug("task %s cannot be sent through the server", task.task_id, exc_info=True)
+            return None
+        with self._lock:
+            self._kept_bytes += n_more
+        future._n_moved = 1
+        # It was not run.
+        future.attempts -= 1
+        blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
+        return task._replace(payload=payload, retries=task.retries + 1, blob_id=blob_id)
 
     def _set_outcome(self, future: RushFuture, tag: bytes, value: Any, error: BaseException | None) -> None:
         try:

@@ -21,7 +21,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,11 +40,12 @@ from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.client import CancelReply, Downlink, Uplink
 from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WorkerGone, WrongKind, open_pool
-from rush_executor._payload import EncodedFunction, Encoder
+from rush_executor._payload import EncodedFunction, Encoder, RushReference
 from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import BROKEN_TAG, NewTask, TaskOptions
 from rush_executor._protocol.states import RUNNING
+from rush_executor._shared.directory import SharedDirectory
 from rush_executor.errors import InitializerError, NetworkLostError, PayloadError, WorkerLostError
 
 __all__ = ["Nesting", "Session"]
@@ -87,6 +89,7 @@ class Session:
         client_id: The client.
         keeper: Keeps the workers that belong to this client.
         nesting: For the session of a task.
+        files: Its directory in shared memory, which the session removes in the end.
 
     Raises:
         ServerError: The server cannot be reached.
@@ -103,6 +106,7 @@ class Session:
         keeper: WorkerKeeper,
         *,
         nesting: Nesting | None = None,
+        files: SharedDirectory | None = None,
     ) -> None:
         self.client_id = client_id
         self.broken: BaseException | None = None
@@ -110,6 +114,9 @@ class Session:
         self._encoder = encoder
         self._keeper = keeper
         self._nesting = nesting
+        self._files = files
+        # Scattered objects to which nothing refers any more, for the listener.
+        self._dropped: deque[str] = deque()
         self._keys = Keys(config.network_id)
         self._pool = open_pool(config.url)
         self._stopping = threading.Event()
@@ -187,10 +194,11 @@ class Session:
         """
         self._check_open()
         task = task_id(self.client_id, next(self._numbers))
+        keep: list[Any] = []
         try:
             if isinstance(function, PayloadError):
                 raise function
-            payload = self._encoder.encode_call(task, function, args, kwargs, is_chunk=is_chunk)
+            payload = self._encoder.encode_call(task, function, args, kwargs, is_chunk=is_chunk, keep=keep)
         except PayloadError as error:
             future = RushFuture(self, task, getattr(function, "name", ""), None)
             future.set_exception(error.with_traceback(None))
@@ -200,6 +208,9 @@ class Session:
         future = RushFuture(self, task, function.name, function.digest)
         if options.is_killed_by_cancel:
             future._is_killed_by_cancel = True
+        if keep or function.references:
+            future._keep = keep
+            future._references = _all_references([*keep, *function.references])
         blob_id = new_id() if len(payload) >= LARGE_PAYLOAD else ""
         new = NewTask(task, payload, options, blob_id)
         now = time.monotonic()
@@ -216,6 +227,18 @@ class Session:
                 self._pending.take(task)
             raise
         return future
+
+    def scatter(self, obj: object) -> RushReference:
+        """Makes a reference to an object, which is sent once, with the first task that needs it.
+
+        Raises:
+            PayloadError: It cannot be pickled.
+            RuntimeError: The session takes no tasks any more, or it is the parent's of this process.
+        """
+        self._check_open()
+        ident = new_id()
+        body, nested = self._encoder.encode_scattered(ident, obj)
+        return RushReference(ident, body, nested, home=self._encoder, when_dropped=self._dropped.append)
 
     def attach(self, task_ids: list[str]) -> list[RushFuture]:
         """Makes Futures for tasks that were submitted before, by whomever.
@@ -392,6 +415,8 @@ class Session:
         for channel in self._channels:
             channel.close()
         self._keeper.disown()
+        if self._files is not None:
+            self._files.disown()
         self._pending.disown(self._forked_error)
 
     # What the threads call.
@@ -425,6 +450,8 @@ class Session:
             )
         self._network = network
         self._downlink.is_durable = network.is_durable
+        if network.is_durable:
+            self._encoder.send_no_files()
         if network.broken:
             self._break(network.broken[1:])
 
@@ -493,6 +520,7 @@ class Session:
             return
         if self._dispatcher.is_halted:
             raise NetworkGone("a push was refused")
+        self._look_after_contents()
         self._dispatcher.nudge()
         try:
             dead = self._keeper.check()
@@ -507,6 +535,14 @@ class Session:
             reaper, period_s = self._reaper, self.config.heartbeat_period_s
             self._next_look_at = now + (reaper.patience_s if reaper.has_suspects else period_s)
         self._next_tick_at = now + _TICK_S
+
+    def _look_after_contents(self) -> None:
+        """Sees to it that what is large is kept no longer than it is needed."""
+        while self._dropped:
+            self._shelf.drop(self._dropped.popleft())
+        if self._files is not None:
+            self._files.sweep(self._pending.__contains__)
+            self._files.trim()
 
     def _look_for_workers(self, now: float) -> None:
         """Says so, once, when tasks wait and nobody is there to run them: a name may be misspelt somewhere."""
@@ -547,6 +583,8 @@ class Session:
             except Exception:
                 logger.exception("closing: %s failed", step.__name__)
         self._pool.disconnect()
+        if self._files is not None:
+            self._files.remove()
 
     def _stop_keeper(self) -> None:
         dead = self._keeper.stop(now=self._is_aborted or self._is_lost)
@@ -610,3 +648,13 @@ class Session:
             f"this executor belongs to process {os.getppid()}, and this is a fork of it: make a RushExecutor of your "
             "own in the child"
         )
+
+
+def _all_references(found: Iterable[object]) -> list[RushReference]:
+    """The references among these, and those in what they stand for."""
+    all_of_them: dict[str, RushReference] = {}
+    for one in found:
+        if isinstance(one, RushReference) and one.ident not in all_of_them:
+            all_of_them[one.ident] = one
+            all_of_them.update((inner.ident, inner) for inner in _all_references(one.nested))
+    return list(all_of_them.values())

@@ -28,16 +28,17 @@ from rush_executor._executor.pool import PoolView
 from rush_executor._executor.progress import Progress, ProgressWish
 from rush_executor._ledger.connection import check_server
 from rush_executor._ledger.server import EmbeddedServer
-from rush_executor._payload import EncodedFunction, Encoder
+from rush_executor._payload import EncodedFunction, Encoder, RushReference
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import check_network_id
 from rush_executor._protocol.records import TaskOptions
+from rush_executor._shared.directory import SharedDirectory
 from rush_executor.errors import PayloadError
 
 if TYPE_CHECKING:
     from rush_executor._network.rush import Rush
 
-__all__ = ["OptionsView", "RushExecutor", "TaskExecutor"]
+__all__ = ["OptionsView", "RushExecutor", "TaskExecutor", "make_encoder"]
 
 
 class TaskExecutor(Executor):
@@ -102,6 +103,20 @@ class TaskExecutor(Executor):
             chunksize=chunksize,
             buffersize=buffersize,
         )
+
+    def scatter(self, obj: object) -> RushReference:
+        """Sends an object once, for any number of tasks.
+
+        Returns:
+            A reference. Where a task of this executor has it as an argument, or anywhere inside of one, the function
+            gets the object: an equal one of its own, whose large arrays take no memory of their own until the task
+            writes to them. The object is kept until the reference is gone, and no task that has it is pending.
+
+        Raises:
+            PayloadError: The object cannot be pickled.
+            RuntimeError: The executor was shut down, or is the parent's of this process.
+        """
+        return self._session.scatter(obj)
 
     def options(
         self,
@@ -291,6 +306,9 @@ class RushExecutor(TaskExecutor):
         heartbeat_expire: Seconds without one after which its workers are taken for lost.
         durable: Whether the network keeps tasks and outcomes when this program ends, however it ends: see `attach`.
             Needs `url` and `network_id`. They stay until ``Rush(network_id, url).reset()``.
+        compress: Whether large arguments, functions and results are compressed on their way through the server, where a
+            sample of them gets smaller. Needs zstd on every machine: Python 3.14, or ``rush-executor[zstd]``; where
+            this program has none, nothing is compressed.
 
     Raises:
         ValueError, TypeError: An argument makes no sense; the message says which and why.
@@ -314,6 +332,7 @@ class RushExecutor(TaskExecutor):
         heartbeat_period: float = 3.0,
         heartbeat_expire: float = 15.0,
         durable: bool = False,
+        compress: bool = False,
     ) -> None:
         _check_texts(url=url, network_id=network_id)
         if secret is not None and not isinstance(secret, str | bytes):
@@ -334,6 +353,7 @@ class RushExecutor(TaskExecutor):
         server: EmbeddedServer | None = None
         crew: Crew | None = None
         session: Session | None = None
+        files: SharedDirectory | None = None
         try:
             if url is None:
                 with ctrl_c_held_back():
@@ -349,8 +369,10 @@ class RushExecutor(TaskExecutor):
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,
                 is_durable=durable,
+                compresses=compress,
             )
-            encoder = Encoder(config.network_id, config.secret)
+            files = SharedDirectory.make(client_id)
+            encoder = make_encoder(config, files)
             sealed = encoder.encode_initializer(initializer, tuple(initargs)) if initializer is not None else b""
             agent = AgentSettings(
                 config=config,
@@ -365,10 +387,12 @@ class RushExecutor(TaskExecutor):
             if server is not None:
                 server.wait_ready()
             with ctrl_c_held_back():
-                session = Session(config, encoder, sealed, client_id, crew)
+                session = Session(config, encoder, sealed, client_id, crew, files=files)
         except BaseException:
             with ctrl_c_held_back():
                 _clear_away(server, crew, session)
+                if files is not None:
+                    files.remove()
             raise
         self._session = session
         self.network_id = config.network_id
@@ -430,6 +454,24 @@ class RushExecutor(TaskExecutor):
 
     def __repr__(self) -> str:
         return f"<RushExecutor network={self.network_id!r} max_workers={self._n_own_workers}>"
+
+
+def make_encoder(config: NetworkConfig, files: SharedDirectory | None) -> Encoder:
+    """The encoder of a client.
+
+    Args:
+        config: The network.
+        files: The client's directory in shared memory, if there is one.
+    """
+    return Encoder(
+        config.network_id,
+        config.secret,
+        files,
+        # Whoever reaches a socket in the file system is on this machine.
+        sends_files=config.url.startswith("unix:"),
+        in_chunks=True,
+        compresses=config.compresses,
+    )
 
 
 def _clear_away(server: EmbeddedServer | None, crew: Crew | None, session: Session | None) -> None:

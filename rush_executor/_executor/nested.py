@@ -25,10 +25,11 @@ from typing import Any, cast
 from rush_executor._client.future import RushFuture
 from rush_executor._client.session import Nesting, Session
 from rush_executor._config import HIGHEST_PRIORITY
-from rush_executor._executor.executor import TaskExecutor
-from rush_executor._payload import EncodedFunction, Encoder
+from rush_executor._executor.executor import TaskExecutor, make_encoder
+from rush_executor._payload import EncodedFunction
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.records import TaskOptions
+from rush_executor._shared.directory import SharedDirectory
 from rush_executor._worker.here import Here, here
 from rush_executor.errors import PayloadError
 
@@ -131,14 +132,17 @@ class _TaskSession:
         # Otherwise every task of the queue would be begun, and wait for what stands behind the others.
         self.options = options._replace(priority=min(options.priority + 1, HIGHEST_PRIORITY))
         config = place.config
-        self.session = Session(
-            config,
-            Encoder(config.network_id, config.secret),
-            b"",
-            new_id(),
-            self,
-            nesting=Nesting(worker_id=place.worker_id, epoch=place.epoch, tell_pending=self._tell_pending),
-        )
+        client_id = new_id()
+        files = SharedDirectory.make(client_id)
+        nesting = Nesting(worker_id=place.worker_id, epoch=place.epoch, tell_pending=self._tell_pending)
+        try:
+            self.session = Session(
+                config, make_encoder(config, files), b"", client_id, self, nesting=nesting, files=files
+            )
+        except BaseException:
+            if files is not None:
+                files.remove()
+            raise
 
     def _tell_pending(self, is_pending: bool) -> None:  # noqa: FBT001 - a setter
         self._place.tell_waiting(is_waiting=is_pending)

@@ -15,7 +15,7 @@ from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import NewTask
+from rush_executor._protocol.records import NewTask, StoredBody, chunk_name
 
 __all__ = [
     "ATTEMPTS_PER_PUSH",
@@ -162,7 +162,7 @@ class Uplink:
         Args:
             batch: Number of the batch: 1, 2, 3, ...; one that the server has taken before changes nothing.
             tasks: At most 500, so that no other client of the server waits long.
-            functions: Digest and sealed body of functions that the server does not have yet.
+            functions: Digest and sealed body of functions, and of scattered objects, that the server does not have yet.
             wait: False to return as soon as the tasks are sent, where that can be done.
 
         Returns:
@@ -188,6 +188,9 @@ class Uplink:
         if functions:
             key = self._keys.functions(self._client_id)
             lease = [] if self._is_durable else [pack(("PEXPIRE", key, self._lease_ms))]
+            for name, body in functions:
+                for number, chunk in enumerate(body.chunks if isinstance(body, StoredBody) else ()):
+                    self._channel.call(pack(("HSET", key, chunk_name(name, number), chunk)), *lease)
             commands = [*(pack(("HSET", key, digest, body)) for digest, body in functions), *lease, *commands]
         again = [task for task in tasks if task.retries]
         if again:

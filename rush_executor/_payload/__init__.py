@@ -11,16 +11,44 @@ holds an `Encoder`, each worker a `Decoder`.
  decode_failure <----- flags [seal] text, exceptions <-------------- encode_failure
 ```
 
-Modules, each above what it uses: `encoder`, `decoder` > `function_store`, `outcome`, `failure`, `loading`, `function` >
-`envelope`, `exceptions`, `unpickler`, `culprit` > `arrivals` > `fingerprint`, `space`, `versions` > `pickler` >
-`reference`, `cached`, `arrays`, `tracebacks`, `scalars`, `lru`, `wire`, `chunk`.
+Modules, each above what it uses: `encoder`, `decoder` > `bodies`, `function_store`, `outcome`, `failure`, `loading`,
+`function` > `envelope`, `exceptions`, `unpickler`, `culprit` > `arrivals` > `fingerprint`, `space`, `versions` >
+`pickler` > `reference`, `scattered`, `content`, `compression`, `cached`, `arrays`, `tracebacks`, `scalars`, `lru`,
+`wire`, `chunk`.
 """
 
 from __future__ import annotations
 
+from rush_executor._payload.bodies import read_place_of_chunks
 from rush_executor._payload.chunk import ChunkResult, run_chunk
+from rush_executor._payload.compression import decompress
+from rush_executor._payload.content import (
+    ContentElsewhereError,
+    ContentFile,
+    ContentFiles,
+    ContentInMemory,
+    OwnFiles,
+    Piece,
+)
 from rush_executor._payload.decoder import Call, Decoder
 from rush_executor._payload.encoder import Encoder
 from rush_executor._payload.function import EncodedFunction
+from rush_executor._payload.scattered import RushReference
 
-__all__ = ["Call", "ChunkResult", "Decoder", "EncodedFunction", "Encoder", "run_chunk"]
+__all__ = [
+    "Call",
+    "ChunkResult",
+    "ContentElsewhereError",
+    "ContentFile",
+    "ContentFiles",
+    "ContentInMemory",
+    "Decoder",
+    "EncodedFunction",
+    "Encoder",
+    "OwnFiles",
+    "Piece",
+    "RushReference",
+    "decompress",
+    "read_place_of_chunks",
+    "run_chunk",
+]

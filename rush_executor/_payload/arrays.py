@@ -3,7 +3,7 @@
 Knows NumPy's classes by their names only and never imports it. Called by the pickler's table of reducers; `thaw` is
 called by pickles.
 
-Protocol 5 marks the buffer of a read-only array, and the unpickler then hides our writable bytearray behind a
+Protocol 5 marks the buffer of a read-only array, and the unpickler then hides our writable memory behind a
 read-only memoryview. Up to Python 3.13 the standard library's pool pickles with protocol 4, under which every array
 arrives writable, and compiled code (Cython without `const`) refuses read-only ones: pandas hands them out everywhere.
 
@@ -50,8 +50,12 @@ def reduce_array(array: Any) -> Any:
 
 def thaw(rebuild: Callable[..., object], buffer: Any, *rest: object) -> object:
     """Rebuilds an array on the writable memory that is behind a read-only view."""
-    if type(buffer) is memoryview and type(buffer.obj) is bytearray:
-        buffer = buffer.obj
-    elif type(buffer) is not bytearray:
-        buffer = bytearray(buffer)
-    return rebuild(buffer, *rest)
+    if type(buffer) is memoryview:
+        # A bytearray, or a mapping. What holds more than this buffer is none of ours.
+        with memoryview(buffer.obj) as behind:
+            is_ours = not behind.readonly and behind.nbytes == buffer.nbytes
+        if is_ours:
+            return rebuild(buffer.obj, *rest)
+    elif type(buffer) is bytearray:
+        return rebuild(buffer, *rest)
+    return rebuild(bytearray(buffer), *rest)

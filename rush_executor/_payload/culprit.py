@@ -89,7 +89,9 @@ def _narrow(
 
 def _try(value: Any, passes: tuple[type[BaseException], ...]) -> BaseException | None:
     try:
-        CloudPickler(_Nowhere(), _ignore).dump(value)
+        pickler = CloudPickler(_Nowhere(), _ignore)
+        pickler.references = []
+        pickler.dump(value)
     except passes:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything

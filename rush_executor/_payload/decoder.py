@@ -6,11 +6,12 @@ callable that it is given. Single-threaded; the worker's loop calls it from its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pickle import UnpicklingError, dumps, loads
 from typing import Any, Final
 
+from rush_executor._payload.content import ContentFiles, Piece
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import pack_failure
 from rush_executor._payload.function_store import FunctionStore
@@ -19,7 +20,8 @@ from rush_executor._payload.names import name_of
 from rush_executor._payload.outcome import wrap_chunk, wrap_result
 from rush_executor._payload.pickler import PROTOCOL
 from rush_executor._payload.scalars import is_plain
-from rush_executor._payload.wire import CHUNK, NO_KWARGS, PLAIN, SEAL_SIZE, SEALED
+from rush_executor._payload.wire import CHUNK, NO_KWARGS, PLAIN, SEAL_SIZE, SEALED, ZSTD
+from rush_executor._protocol.ids import client_of
 from rush_executor.errors import PayloadError
 
 __all__ = ["Call", "Decoder"]
@@ -51,14 +53,23 @@ class Decoder:
         network_id: The network that the payloads are for.
         secret: Every payload must be sealed with it; None if none may be sealed.
         fetch: Returns the body of a function, given client and digest; KeyError if it is gone.
+        files_of: Where the files of a client are; None for nowhere.
 
     Raises:
         ValueError: The secret is empty.
     """
 
-    def __init__(self, network_id: str, secret: bytes | None, fetch: Callable[[str, str], bytes]) -> None:
+    def __init__(
+        self,
+        network_id: str,
+        secret: bytes | None,
+        fetch: Callable[[str, str], bytes],
+        files_of: Callable[[str], ContentFiles] | None = None,
+    ) -> None:
         self._envelope = Envelope(network_id, secret)
-        self._functions = FunctionStore(self._envelope, fetch)
+        self._functions = FunctionStore(self._envelope, fetch, files_of)
+        # Whether the client of the last call opens compressed results.
+        self._compresses = False
 
     def function_key(self, payload: bytes) -> bytes:
         """Returns what tells one function's calls from another's.
@@ -82,6 +93,7 @@ class Decoder:
                 be unpickled here; or the function's body is gone.
         """
         flags, start = self._envelope.open("call", task_id, payload)
+        self._compresses = flags & ZSTD != 0
         try:
             start += _LENGTH_SIZE
             body_start = start + int.from_bytes(payload[start - _LENGTH_SIZE : start], "big")
@@ -123,7 +135,7 @@ class Decoder:
         """
         if is_plain((value,)):
             return self._envelope.wrap("finished", task_id, PLAIN, dumps(value, PROTOCOL))
-        return wrap_result(self._envelope, task_id, value)
+        return wrap_result(self._envelope, task_id, value, shelter=self._keep_result, compresses=self._compresses)
 
     def encode_chunk(self, task_id: str, values: list[Any], failure: BaseException | None, *, trim: int = 0) -> bytes:
         """Makes the payload of what `run_chunk` returned; never raises.
@@ -137,7 +149,9 @@ class Decoder:
             trim: As for `encode_failure`.
         """
         packed = None if failure is None else pack_failure(failure, trim)
-        return wrap_chunk(self._envelope, task_id, values, packed)
+        return wrap_chunk(
+            self._envelope, task_id, values, packed, shelter=self._keep_result, compresses=self._compresses
+        )
 
     def encode_failure(self, task_id: str, exc: BaseException, *, trim: int = 0) -> bytes:
         """Makes the payload of how a task failed; never raises.
@@ -148,3 +162,8 @@ class Decoder:
             trim: So many of its outermost frames are the worker's own and left out.
         """
         return self._envelope.wrap("failed", task_id, 0, pack_failure(exc, trim))
+
+    def _keep_result(self, task_id: str, pieces: Sequence[Piece], size: int) -> str:
+        """Keeps a large result where the client of its task finds it; see `Shelter`."""
+        files = self._functions.space(client_of(task_id)).files
+        return "" if files is None else files.keep_result(task_id, pieces, size)

@@ -10,14 +10,25 @@ not hide the content, and does not stop an old payload from being put back in it
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from hashlib import blake2b
 from hmac import compare_digest
-from pickle import PickleBuffer
 from typing import Final
 
-from rush_executor._payload.pickler import CloudPickler
-from rush_executor._payload.wire import BUFFERS, HEADS, KNOWN_FLAGS, SEAL_SIZE, SEALED, table_of
+from rush_executor._payload.compression import compress
+from rush_executor._payload.content import LARGE, Shelter, Stub, digest_of, lay_out
+from rush_executor._payload.pickler import dump_parts
+from rush_executor._payload.scattered import RushReference
+from rush_executor._payload.wire import (
+    BUFFERS,
+    ELSEWHERE,
+    HEADS,
+    KNOWN_FLAGS,
+    SEAL_SIZE,
+    SEALED,
+    ZSTD,
+    table_of,
+)
 from rush_executor.errors import PayloadError
 
 __all__ = ["Envelope"]
@@ -32,6 +43,7 @@ _SUBJECTS: Final = {
     "xs": "the inputs of task {}",
     "ys": "the results of task {}",
     "extra": "what is to be known of task {}",
+    "scattered": "what was scattered as {}",
 }
 
 
@@ -46,7 +58,7 @@ class Envelope:
         ValueError: The secret is empty: BLAKE2b takes an empty key for none, and anybody could make the seal.
     """
 
-    __slots__ = ("_keyed", "_room", "is_sealing")
+    __slots__ = ("_keyed", "is_sealing")
 
     def __init__(self, network_id: str, secret: bytes | None) -> None:
         if secret is None:
@@ -57,46 +69,73 @@ class Envelope:
             key = secret if len(secret) <= blake2b.MAX_KEY_SIZE else blake2b(secret).digest()
             self._keyed = blake2b(_framed(network_id), digest_size=SEAL_SIZE, key=key)
         self.is_sealing = secret is not None
-        # What stands before the content until flags and seal are known.
-        self._room = bytes(1 + SEAL_SIZE) if self.is_sealing else bytes(1)
 
     def wrap(self, kind: str, ident: str, flags: int, content: bytes) -> bytes:
         """Wraps small content."""
         if self._keyed is None:
             return HEADS[flags] + content
-        head = HEADS[flags | SEALED]
-        return b"".join((head, self._seal(kind, ident, head, content), content))
+        return self._join(kind, ident, flags, (content,))
 
-    def wrap_object(self, kind: str, ident: str, flags: int, obj: object, *, before: bytes = b"") -> bytes:
+    def wrap_object(
+        self,
+        kind: str,
+        ident: str,
+        flags: int,
+        obj: object,
+        *,
+        before: bytes = b"",
+        shelter: Shelter | None = None,
+        compresses: bool = False,
+        references: list[RushReference] | None = None,
+    ) -> bytes:
         """Pickles an object, its large buffers out of band, and wraps it.
 
         Args:
             kind: What the payload is.
             ident: Task or digest that it belongs to.
-            flags: Without SEALED and BUFFERS.
+            flags: Without SEALED, BUFFERS and ELSEWHERE.
             obj: The object.
             before: What stands between seal and pickle.
+            shelter: Keeps it if it is large; None to have it in the payload in any case.
+            compresses: Whether to compress what is in the payload, if that is worth it.
+            references: Takes the references in it; None where there must be none.
 
         Raises:
             BaseException: Whatever pickling raised.
         """
-        file = io.BytesIO()
-        file.write(self._room + before)
-        buffers: list[PickleBuffer] = []
-        CloudPickler(file, buffers.append).dump(obj)
+        parts, buffers = dump_parts(obj, references)
+        return self.wrap_parts(
+            kind, ident, flags, parts, buffers, before=before, shelter=shelter, compresses=compresses
+        )
+
+    def wrap_parts(
+        self,
+        kind: str,
+        ident: str,
+        flags: int,
+        parts: Sequence[bytes],
+        buffers: Sequence[memoryview],
+        *,
+        before: bytes = b"",
+        shelter: Shelter | None = None,
+        compresses: bool = False,
+    ) -> bytes:
+        """As `wrap_object`, with what `dump_parts` has returned."""
+        if shelter is not None and sum(map(len, parts)) + sum(map(len, buffers)) >= LARGE:
+            layout = lay_out(parts, buffers)
+            place = shelter(ident, layout.pieces, layout.size)
+            if place:
+                digest = digest_of(layout.table, *parts, *buffers) if self.is_sealing else b""
+                stub = Stub(place, layout.size, layout.pickle_size, layout.n_buffers, digest)
+                return self.wrap(kind, ident, flags | ELSEWHERE, before + stub.to_bytes())
+        contents: list[bytes | memoryview] = [*parts, *buffers]
         if buffers:
             flags |= BUFFERS
-            raws = [buffer.raw() for buffer in buffers]
-            for raw in raws:
-                file.write(raw)
-            file.write(table_of([raw.nbytes for raw in raws]))
-        if self._keyed is not None:
-            flags |= SEALED
-        with file.getbuffer() as view:
-            view[0] = flags
-            if self._keyed is not None:
-                view[1 : 1 + SEAL_SIZE] = self._seal(kind, ident, HEADS[flags], view[1 + SEAL_SIZE :])
-        return file.getvalue()
+            contents.append(table_of([len(buffer) for buffer in buffers]))
+        packed = compress(contents) if compresses else None
+        if packed is not None:
+            return self._join(kind, ident, flags | ZSTD, (before, packed))
+        return self._join(kind, ident, flags, (before, *contents))
 
     def open(self, kind: str, ident: str, payload: bytes) -> tuple[int, int]:
         """Checks flags and seal.
@@ -125,7 +164,7 @@ class Envelope:
             raise PayloadError(_refusal(kind, ident, advice))
         start = 1 + SEAL_SIZE
         view = memoryview(payload)
-        if not compare_digest(view[1:start], self._seal(kind, ident, view[:1], view[start:])):
+        if not compare_digest(view[1:start], self._seal(kind, ident, view[:1], (view[start:],))):
             advice = (
                 "has a wrong seal: it was altered or moved, or it was made with another secret (secret= or "
                 "RUSH_SECRET) or for another network; it was not unpickled"
@@ -135,12 +174,19 @@ class Envelope:
             raise PayloadError(_refusal(kind, ident, "is from another version of rush-executor"))
         return flags & ~SEALED, start
 
-    def _seal(self, kind: str, ident: str, head: bytes | memoryview, content: bytes | memoryview) -> bytes:
+    def _join(self, kind: str, ident: str, flags: int, contents: Sequence[bytes | memoryview]) -> bytes:
+        if self._keyed is None:
+            return b"".join((HEADS[flags], *contents))
+        head = HEADS[flags | SEALED]
+        return b"".join((head, self._seal(kind, ident, head, contents), *contents))
+
+    def _seal(self, kind: str, ident: str, head: bytes | memoryview, contents: Sequence[bytes | memoryview]) -> bytes:
         assert self._keyed is not None  # noqa: S101 - for the type checker; both callers have looked
         state = self._keyed.copy()
         state.update(_framed(kind) + _framed(ident))
         state.update(head)
-        state.update(content)
+        for content in contents:
+            state.update(content)
         return state.digest()
 
 

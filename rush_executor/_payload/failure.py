@@ -159,7 +159,7 @@ def _dump(exc: BaseException, lost: set[int]) -> tuple[int, bytes]:
 
 
 def _unpickle_chain(pickles: bytes, n_pickles: int) -> BaseException | None:
-    unpickler = _ChainUnpickler(pickles, 0)
+    unpickler = _ChainUnpickler(io.BytesIO(pickles))
     exc = unpickler.load()
     for _ in range(n_pickles - 1):
         unpickler.load()

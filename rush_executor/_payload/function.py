@@ -6,10 +6,10 @@ digest stands what the function is called, for people who look at tasks from out
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
-from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.reference import Reference
+from rush_executor._payload.scattered import RushReference
 from rush_executor._payload.wire import CHUNK, SEAL_SIZE, SEALED
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EncodedFunction",
     "describe_call",
     "digest_of_spec",
+    "end_of_spec",
     "read_reference",
     "spec_of_digest",
     "spec_of_reference",
@@ -34,37 +35,22 @@ DIGEST_SIZE: Final = 16
 _LONGEST_LABEL: Final = 40
 
 
-class EncodedFunction:
+class EncodedFunction(NamedTuple):
     """A function as its calls refer to it.
 
     Attributes:
         spec: What travels in every call's payload, its own length first.
         digest: Under which the body is to be stored; None for a function that goes by reference.
+        body: What is to be stored there; None for a function that goes by reference.
         name: Qualified name, for messages.
+        references: To what was scattered, and is part of it.
     """
 
-    __slots__ = ("_state", "digest", "name", "spec")
-
-    def __init__(
-        self, spec: bytes, digest: str | None, content: bytes | None, name: str, envelope: Envelope | None
-    ) -> None:
-        self.spec = spec
-        self.digest = digest
-        self.name = name
-        # One attribute, so that two threads that ask for the body at once cannot seal it twice.
-        self._state = content, envelope
-
-    @property
-    def body(self) -> bytes | None:
-        """What is to be stored under the digest; None for a function that goes by reference.
-
-        Sealed when first asked for: mostly the body is stored already, and it may be large.
-        """
-        content, envelope = self._state
-        if content is not None and self.digest is not None and envelope is not None and envelope.is_sealing:
-            content = envelope.wrap("function", self.digest, 0, content[1:])
-            self._state = content, None
-        return content
+    spec: bytes
+    digest: str | None
+    body: bytes | None
+    name: str
+    references: tuple[RushReference, ...] = ()
 
     def __repr__(self) -> str:
         return f"EncodedFunction({self.name!r}, digest={self.digest!r})"
@@ -88,6 +74,12 @@ def digest_of_spec(spec: bytes) -> str:
     return spec[1 : 1 + DIGEST_SIZE].hex()
 
 
+def end_of_spec(payload: bytes, start: int) -> int:
+    """Where the spec ends in a call's payload, given where it starts."""
+    body = start + _LENGTH_SIZE
+    return body + int.from_bytes(payload[start:body], "big")
+
+
 def describe_call(head: bytes) -> str:
     """Returns what a call calls, for people: ``package.module.name``, or the bare name of a function sent by value.
 
@@ -102,8 +94,7 @@ def describe_call(head: bytes) -> str:
     if not head:
         return ""
     start = 1 + SEAL_SIZE * bool(head[0] & SEALED)
-    body = start + _LENGTH_SIZE
-    spec = head[body : body + int.from_bytes(head[start:body], "big")]
+    spec = head[start + _LENGTH_SIZE : end_of_spec(head, start)]
     if spec[:1] == b"R":
         name = spec[1:].decode("utf-8", "ignore").removeprefix("builtins:").replace(":", ".", 1)
     elif spec[:1] == b"D":

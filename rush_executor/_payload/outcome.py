@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rush_executor._payload.content import Shelter
 from rush_executor._payload.culprit import Suspect, cannot_pickle
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import pack_failure
@@ -16,14 +17,23 @@ from rush_executor.errors import PayloadError
 __all__ = ["wrap_chunk", "wrap_result"]
 
 
-def wrap_result(envelope: Envelope, task_id: str, value: Any) -> bytes:
+def wrap_result(
+    envelope: Envelope, task_id: str, value: Any, *, shelter: Shelter | None = None, compresses: bool = False
+) -> bytes:
     """Makes the payload of any result.
+
+    Args:
+        envelope: Wraps it.
+        task_id: The task.
+        value: The result.
+        shelter: Keeps it if it is large.
+        compresses: Whether to compress it otherwise, if that is worth it.
 
     Raises:
         PayloadError: It cannot be pickled.
     """
     try:
-        return envelope.wrap_object("finished", task_id, 0, value)
+        return envelope.wrap_object("finished", task_id, 0, value, shelter=shelter, compresses=compresses)
     except BaseException as error:  # noqa: BLE001 - a reducer of the task's may raise anything, even SystemExit
         what = "the result of the task"
         failure = cannot_pickle([Suspect(what, "result", value)], what, error)
@@ -32,7 +42,15 @@ def wrap_result(envelope: Envelope, task_id: str, value: Any) -> bytes:
     raise failure
 
 
-def wrap_chunk(envelope: Envelope, task_id: str, values: list[Any], packed: bytes | None) -> bytes:
+def wrap_chunk(
+    envelope: Envelope,
+    task_id: str,
+    values: list[Any],
+    packed: bytes | None,
+    *,
+    shelter: Shelter | None = None,
+    compresses: bool = False,
+) -> bytes:
     """Makes the payload of a chunk of results; never raises.
 
     A value that cannot be pickled ends the chunk, as if its call had raised.
@@ -42,13 +60,19 @@ def wrap_chunk(envelope: Envelope, task_id: str, values: list[Any], packed: byte
         task_id: The task.
         values: Results of the calls before the first that failed.
         packed: How that one failed, from `pack_failure`; None if none failed.
+        shelter: Keeps it if it is large.
+        compresses: Whether to compress it otherwise, if that is worth it.
     """
     try:
-        return envelope.wrap_object("finished", task_id, CHUNK, (values, packed))
+        return envelope.wrap_object(
+            "finished", task_id, CHUNK, (values, packed), shelter=shelter, compresses=compresses
+        )
     except BaseException as error:  # noqa: BLE001 - as above
         good, failure = _split(envelope, values, error)
     try:
-        return envelope.wrap_object("finished", task_id, CHUNK, (good, pack_failure(failure)))
+        return envelope.wrap_object(
+            "finished", task_id, CHUNK, (good, pack_failure(failure)), shelter=shelter, compresses=compresses
+        )
     except BaseException as error:  # noqa: BLE001 - a reducer that works every other time
         failure = cannot_pickle([], "the results of the chunk", error)
         return envelope.wrap_object("finished", task_id, CHUNK, ([], pack_failure(failure)))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copyreg
 import functools
-import io
 import sys
 from collections.abc import Callable
 from pickle import PickleBuffer
@@ -32,8 +31,9 @@ from rush_executor._payload.cached import (
     restore_cached,
 )
 from rush_executor._payload.reference import find_reference
+from rush_executor._payload.scattered import RushReference, find_scattered
 
-__all__ = ["NAMESPACE", "PROTOCOL", "CloudPickler", "dump_in_band", "namespace_token"]
+__all__ = ["NAMESPACE", "PROTOCOL", "CloudPickler", "dump_parts", "namespace_token"]
 
 # Global name under which a namespace in a worker remembers which of its client's it stands for (see `namespace_token`).
 NAMESPACE: Final = "__rush_namespace__"
@@ -81,6 +81,8 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
             functools.cached_property: reduce_cached_property,
         }
     )
+    # Takes the references that are met, where some may be.
+    references: list[RushReference] | None = None
 
     def __init__(self, file: Any, buffer_callback: Callable[[PickleBuffer], object] | None = None) -> None:
         super().__init__(file, PROTOCOL, buffer_callback)
@@ -99,7 +101,13 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has
             return _inside._make_function, self._function_getnewargs(obj.function)  # noqa: SLF001
         if cls is CachedFunctionType and find_reference(obj) is None and is_cached_function(obj):
             return self._reduce_cached(obj)
-        return NotImplemented
+        return self._refer(obj) if cls is RushReference else NotImplemented
+
+    def _refer(self, reference: RushReference) -> Any:
+        if self.references is None:
+            return NotImplemented
+        self.references.append(reference)
+        return find_scattered, (reference.ident,)
 
     def _reduce_cached(self, wrapper: Any) -> Any:
         function = wrapper.__wrapped__
@@ -137,13 +145,31 @@ def namespace_token(namespace: dict[str, Any]) -> int:
     return 0 if getattr(module, "__dict__", None) is namespace else id(namespace)
 
 
-def dump_in_band(obj: object, before: bytes = b"") -> io.BytesIO:
-    """Pickles an object with its buffers inside, behind some bytes.
+class _Parts:
+    """A file for a pickler that keeps what is written as it is: a large bytes object is not copied."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self.write = parts.append
+
+
+def dump_parts(obj: object, references: list[RushReference] | None = None) -> tuple[list[bytes], list[memoryview]]:
+    """Pickles an object.
+
+    Args:
+        obj: The object.
+        references: Takes the references in it; None where there must be none.
+
+    Returns:
+        The pickle, in parts, which may be the object's own; and its buffers, which are the object's own.
 
     Raises:
         BaseException: Whatever pickling raised.
     """
-    file = io.BytesIO()
-    file.write(before)
-    CloudPickler(file).dump(obj)
-    return file
+    parts: list[bytes] = []
+    buffers: list[PickleBuffer] = []
+    pickler = CloudPickler(_Parts(parts), buffers.append)
+    pickler.references = references
+    pickler.dump(obj)
+    return parts, [buffer.raw() for buffer in buffers]

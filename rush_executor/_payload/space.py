@@ -7,9 +7,12 @@ it has lately worked for; `arrivals` asks for the namespaces.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
+from rush_executor._payload.content import ContentFiles
 from rush_executor._payload.lru import Lru
+from rush_executor._payload.scattered import find_scattered
 from rush_executor._payload.versions import Binding, ClassSlots, NamespaceSlots
 
 __all__ = ["CachedFunction", "ClientSpace"]
@@ -40,10 +43,16 @@ class ClientSpace:
             its globals as it left them.
         functions: By digest, ready to be called.
         bodies: By digest, the pickles of what has to be unpickled for each call: partials, bound methods, callable
-            objects. Their state is an argument, and a task must not see what another has done to it.
+            objects, scattered ones. Their state is an argument, and a task must not see what another has done to it.
+        files: Where the client's files are found.
+        find_scattered: What the client's references become.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, files: ContentFiles | None = None, find_scattered: Callable[[str], Any] = find_scattered
+    ) -> None:
+        self.files = files
+        self.find_scattered = find_scattered
         self.epoch = 0
         self.functions: Lru[str, CachedFunction] = Lru(max_entries=_MOST_FUNCTIONS, max_weight=_MOST_BYTES)
         self.bodies: Lru[str, tuple[bytes, int, int]] = Lru(max_entries=_MOST_FUNCTIONS, max_weight=_MOST_BYTES)

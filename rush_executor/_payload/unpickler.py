@@ -22,6 +22,7 @@ from cloudpickle import cloudpickle as _inside
 from rush_executor._payload.arrivals import Arrivals
 from rush_executor._payload.cached import restore_cached
 from rush_executor._payload.pickler import NAMESPACE
+from rush_executor._payload.scattered import find_scattered
 from rush_executor._payload.space import ClientSpace
 from rush_executor._payload.versions import Binding
 
@@ -29,14 +30,14 @@ __all__ = ["ClientUnpickler", "HookedUnpickler", "WorkerUnpickler"]
 
 _CLOUDPICKLE: Final = "cloudpickle.cloudpickle"
 _CACHED: Final = restore_cached.__module__
+_SCATTERED: Final = find_scattered.__module__
 
 
 class HookedUnpickler(pickle.Unpickler):
     """An unpickler that has some names lead to functions of its own.
 
     Args:
-        payload: What holds the pickle.
-        start: Where the pickle starts.
+        stream: Stands at the pickle.
         buffers: The buffers that belong to it.
         hooks: What to return for these (module, name).
 
@@ -46,15 +47,11 @@ class HookedUnpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        payload: bytes,
-        start: int,
+        stream: io.BufferedIOBase,
         buffers: Iterable[Any] | None,
         hooks: dict[tuple[str, str], Callable[..., Any]],
     ) -> None:
-        # BytesIO shares the memory of a bytes object, so a payload of 100 MB is not copied here.
-        file = io.BytesIO(payload)
-        file.seek(start)
-        super().__init__(file, buffers=buffers)
+        super().__init__(stream, buffers=buffers)
         self._hooks = hooks
         self.wanted: tuple[str, str] | None = None
 
@@ -71,21 +68,21 @@ class WorkerUnpickler(HookedUnpickler):
     """Unpickles what a client has sent.
 
     Args:
-        payload: What holds the pickle.
-        start: Where the pickle starts.
+        stream: Stands at the pickle.
         buffers: The buffers that belong to it.
         space: What is kept of that client.
     """
 
-    def __init__(self, payload: bytes, start: int, buffers: Iterable[Any] | None, space: ClientSpace) -> None:
+    def __init__(self, stream: io.BufferedIOBase, buffers: Iterable[Any] | None, space: ClientSpace) -> None:
         arrivals = Arrivals(space)
         hooks: dict[tuple[str, str], Callable[..., Any]] = {
             (_CLOUDPICKLE, "_make_function"): arrivals.make_function,
             (_CLOUDPICKLE, "_function_setstate"): arrivals.function_setstate,
             (_CLOUDPICKLE, "_class_setstate"): arrivals.class_setstate,
             (_CACHED, "restore_cached"): arrivals.restore_cached,
+            (_SCATTERED, "find_scattered"): space.find_scattered,
         }
-        super().__init__(payload, start, buffers, hooks)
+        super().__init__(stream, buffers, hooks)
         self._arrivals = arrivals
 
     def load_all(self) -> tuple[Any, tuple[Binding, ...]]:
@@ -109,16 +106,20 @@ class ClientUnpickler(HookedUnpickler):
     """Unpickles what a worker has sent.
 
     Args:
-        payload: What holds the pickle.
-        start: Where the pickle starts.
+        stream: Stands at the pickle.
         buffers: The buffers that belong to it.
+        find: What references become.
     """
 
-    def __init__(self, payload: bytes, start: int, buffers: Iterable[Any] | None = None) -> None:
+    def __init__(
+        self,
+        stream: io.BufferedIOBase,
+        buffers: Iterable[Any] | None = None,
+        find: Callable[[str], Any] = find_scattered,
+    ) -> None:
         homecoming = _Homecoming()
         super().__init__(
-            payload,
-            start,
+            stream,
             buffers,
             {
                 (_CLOUDPICKLE, "_make_function"): homecoming.make_function,
@@ -127,6 +128,7 @@ class ClientUnpickler(HookedUnpickler):
                 (_CLOUDPICKLE, "_make_skeleton_enum"): homecoming.make_enum,
                 (_CLOUDPICKLE, "_class_setstate"): homecoming.class_setstate,
                 (_CACHED, "restore_cached"): homecoming.restore_cached,
+                (_SCATTERED, "find_scattered"): find,
             },
         )
 

@@ -7,8 +7,7 @@ Knows bytes only: it neither pickles nor seals. `Envelope` writes and checks wha
  flags  [seal]  [function]  pickle  [buffer 0 | buffer 1 | ... | length 0 | length 1 | ... | count]
  1      32      2 + n               `------------------- only with BUFFERS --------------------'
 ```
-The table stands at the end because the number of buffers is known only after pickling: so all is appended to one
-growing buffer, and an array of 100 MB is copied once. Lengths are u64, so no part is too large.
+Lengths are u64, so no part is too large.
 """
 
 from __future__ import annotations
@@ -16,7 +15,19 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-__all__ = ["BUFFERS", "CHUNK", "HEADS", "NO_KWARGS", "PLAIN", "SEALED", "SEAL_SIZE", "read_buffers", "table_of"]
+__all__ = [
+    "BUFFERS",
+    "CHUNK",
+    "ELSEWHERE",
+    "HEADS",
+    "NO_KWARGS",
+    "PLAIN",
+    "SEALED",
+    "SEAL_SIZE",
+    "ZSTD",
+    "read_buffers",
+    "table_of",
+]
 
 # Flags: buffers follow the pickle.
 BUFFERS: Final = 0x01
@@ -26,10 +37,15 @@ PLAIN: Final = 0x02
 NO_KWARGS: Final = 0x04
 # Several calls of one function at once, or their results.
 CHUNK: Final = 0x08
+# In place of the pickle and its buffers a stub, which says where they are (`content`).
+ELSEWHERE: Final = 0x10
+# The pickle and what follows it may be compressed: then they begin as zstd's frames do, and as no pickle does. In a
+# call it also says that its result may be.
+ZSTD: Final = 0x20
 # A seal follows the flags.
 SEALED: Final = 0x80
 
-KNOWN_FLAGS: Final = BUFFERS | PLAIN | NO_KWARGS | CHUNK | SEALED
+KNOWN_FLAGS: Final = BUFFERS | PLAIN | NO_KWARGS | CHUNK | ELSEWHERE | ZSTD | SEALED
 HEADS: Final = tuple(bytes((flags,)) for flags in range(256))
 SEAL_SIZE: Final = 32
 

@@ -32,7 +32,9 @@ __all__ = [
     "Claim",
     "Loss",
     "NewTask",
+    "StoredBody",
     "TaskOptions",
+    "chunk_name",
 ]
 
 # What an agent may be asked to do with a worker: the wish is such a word, a colon and the worker's id. A wish without
@@ -78,6 +80,25 @@ class TaskOptions(NamedTuple):
     timeout_s: float | None = None
     retry_on: tuple[type[BaseException], ...] = ()
     is_killed_by_cancel: bool = False
+
+
+class StoredBody(bytes):
+    """What is stored under a name for a client and is more than these bytes: a large function, what was scattered.
+
+    Attributes:
+        size: Bytes of all of it.
+        chunks: What is stored beside them, see `chunk_name`.
+        backing: What has to live as long as they are needed.
+    """
+
+    size: int = 0
+    chunks: tuple[bytes, ...] = ()
+    backing: object = None
+
+
+def chunk_name(name: str, number: int) -> str:
+    """The name under which a chunk is stored beside what it belongs to."""
+    return f"{name}/{number}"
 
 
 class NewTask(NamedTuple):

@@ -23,7 +23,9 @@ from rush_executor._ledger.worker import WorkerLedger
 from rush_executor._payload import Decoder
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.slots import Slot
+from rush_executor._shared.cache import HostCache
 from rush_executor._worker.courier import start_courier
+from rush_executor._worker.files import TaskFiles
 from rush_executor._worker.here import Here, settle
 from rush_executor._worker.loop import LeaveNow, TaskLoop
 from rush_executor.errors import NetworkLostError
@@ -84,7 +86,12 @@ def run_worker(settings: WorkerSettings) -> int:
     def fetch(client_id: str, digest: str) -> bytes:
         return loop.fetch(lambda: ledger.function(client_id, digest))
 
-    decoder = Decoder(config.network_id, config.secret, fetch)
+    cache = HostCache(settings.agent_id)
+
+    def files_of(client_id: str) -> TaskFiles:
+        return TaskFiles(client_id, cache, fetch, keeps_results=not settings.record.is_durable)
+
+    decoder = Decoder(config.network_id, config.secret, fetch, files_of)
     loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks, wake_fd=settings.wake_fd)
     try:
         text = _initialize(decoder, settings.record)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import Counter
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rush_executor._client import shelf as shelf_module
 from rush_executor._client.shelf import FunctionShelf
+from rush_executor._protocol.records import StoredBody
 
 MOST_IDLE = shelf_module._MOST_IDLE
 
@@ -19,7 +22,7 @@ MOST_IDLE = shelf_module._MOST_IDLE
 def send(shelf: FunctionShelf, *digests: str) -> list[str]:
     """What the dispatcher does with a batch of tasks that need these; returns which bodies went out."""
     unsent = shelf.unsent(digests)
-    shelf.sent([digest for digest, _ in unsent])
+    shelf.sent(unsent)
     return sorted(digest for digest, _ in unsent)
 
 
@@ -30,7 +33,7 @@ def test_a_function_travels_once() -> None:
         shelf.hold("a", b"body")
     assert shelf.unsent(["a", "a", "a"]) == [("a", b"body")]
     assert shelf.unsent(["a"]) == [("a", b"body")], "not yet known to have arrived"
-    shelf.sent(["a"])
+    shelf.sent([("a", b"body")])
     assert shelf.unsent(["a"]) == []
     shelf.hold("a", b"body")
     assert shelf.unsent(["a"]) == []
@@ -88,7 +91,7 @@ def test_a_task_that_ends_while_its_function_is_under_way() -> None:
     shelf.hold("a", b"body")
     unsent = shelf.unsent(["a"])
     shelf.release("a")
-    shelf.sent([digest for digest, _ in unsent])
+    shelf.sent(unsent)
     assert list(shelf._idle) == ["a"]
 
 
@@ -130,6 +133,115 @@ def test_at_most_so_many_idle_ones(n: int) -> None:
     assert len(shelf.take_excess()) == max(0, n - MOST_IDLE)
 
 
+def stored_body(size: int, n_chunks: int = 0) -> StoredBody:
+    body = StoredBody(b"stub")
+    body.size = size
+    body.chunks = (b"chunk",) * n_chunks
+    body.backing = Backing()
+    return body
+
+
+class Backing:
+    """Stands for a file."""
+
+
+def test_a_large_body_is_kept_as_long_as_the_server_has_its_stub() -> None:
+    """Also when no task needs it at the moment: the next one finds it there."""
+    shelf = FunctionShelf()
+    body = stored_body(10 << 20)
+    backing = weakref.ref(body.backing)
+    shelf.hold("a", body)
+    del body
+    send(shelf, "a")
+    shelf.release("a")
+    gc.collect()
+    assert backing() is not None
+    shelf.forget_sent()
+    gc.collect()
+    assert backing() is None
+
+
+def test_a_large_body_that_was_never_sent() -> None:
+    """It goes with the last task that needed it."""
+    shelf = FunctionShelf()
+    body = stored_body(10 << 20)
+    backing = weakref.ref(body.backing)
+    shelf.hold("a", body, keep=True)
+    del body
+    shelf.release("a")
+    gc.collect()
+    assert backing() is None
+
+
+def test_the_excess_in_bytes() -> None:
+    """Large functions that nobody needs are not kept by the dozen; the last one is, whatever its size."""
+    shelf = FunctionShelf()
+    third = shelf_module._MOST_IDLE_BYTES // 3
+    for name in "abcd":
+        shelf.hold(name, stored_body(third))
+        send(shelf, name)
+        shelf.release(name)
+    assert shelf.take_excess() == ["a"]
+    shelf.hold("e", stored_body(10 * third))
+    send(shelf, "e")
+    assert not shelf.has_excess(), "it is needed"
+    shelf.release("e")
+    assert shelf.take_excess() == ["b", "c", "d"]
+    assert shelf.take_excess() == []
+
+
+def test_chunks_are_deleted_with_what_they_belong_to() -> None:
+    """Each by its name."""
+    shelf = FunctionShelf()
+    shelf.hold("a", stored_body(10, n_chunks=3), keep=True)
+    assert send(shelf, "a") == ["a"]
+    assert shelf.release("a") == len(b"stub") + 3 * len(b"chunk")
+    shelf.drop("a")
+    assert shelf.take_excess() == ["a", "a/0", "a/1", "a/2"]
+
+
+def test_a_scattered_object_goes_when_nothing_refers_to_it() -> None:
+    """As soon as no task needs it, and not before."""
+    shelf = FunctionShelf()
+    shelf.hold("a", b"body")
+    shelf.drop("a")
+    assert send(shelf, "a") == ["a"]
+    assert shelf.take_excess() == []
+    shelf.release("a")
+    assert shelf.take_excess() == ["a"]
+    assert not shelf.has_excess()
+
+
+def test_a_body_in_another_form_is_sent_again() -> None:
+    """Also when the old one was on its way just then; its chunks count."""
+    shelf = FunctionShelf()
+    old, new = stored_body(10), stored_body(10, n_chunks=3)
+    assert shelf.replace("a", new) == 0, "nobody needs it"
+    shelf.hold("a", old, keep=True)
+    under_way = shelf.unsent(["a"])
+    assert shelf.replace("a", new) == 3 * len(b"chunk")
+    shelf.sent(under_way)
+    assert shelf.unsent(["a"]) == [("a", new)]
+    assert shelf.replace("a", new) == 0, "it is being sent"
+    send(shelf, "a")
+    assert shelf.unsent(["a"]) == []
+    shelf.forget_sent()
+    assert shelf.unsent(["a"]) == [("a", new)]
+    assert shelf.release("a") == len(b"stub") + 3 * len(b"chunk")
+
+
+def test_a_scattered_object_that_no_task_has_needed() -> None:
+    """There is nothing to delete."""
+    shelf = FunctionShelf()
+    shelf.drop("a")
+    assert not shelf.has_excess()
+    shelf.hold("b", b"body")
+    shelf.drop("b")
+    shelf.release("b")
+    assert shelf.take_excess() == []
+    assert not shelf.has_excess()
+
+
 class ShelfAgainstServer(RuleBasedStateMachine):
     """Whatever happens, a task finds its function at the server."""
 
@@ -139,9 +251,13 @@ class ShelfAgainstServer(RuleBasedStateMachine):
         self.outbox: list[str] = []
         self.running: list[str] = []
         self.server: set[str] = set()
+        self.dropped: set[str] = set()
 
     @rule(digest=st.integers(0, 90).map(str))
     def submit(self, digest: str) -> None:
+        # Something refers to it again: as if it were another one of the same name.
+        self.dropped.discard(digest)
+        self.shelf._unwanted.discard(digest)
         self.shelf.hold(digest, digest.encode())
         self.outbox.append(digest)
 
@@ -155,8 +271,9 @@ class ShelfAgainstServer(RuleBasedStateMachine):
         unsent = self.shelf.unsent(self.outbox)
         assert all(body == digest.encode() for digest, body in unsent)
         self.server |= {digest for digest, _ in unsent}
-        self.shelf.sent([digest for digest, _ in unsent])
+        self.shelf.sent(unsent)
         self.server -= set(self.shelf.take_excess())
+        assert not self.server & self.dropped
         self.running += self.outbox
         self.outbox.clear()
 
@@ -166,6 +283,12 @@ class ShelfAgainstServer(RuleBasedStateMachine):
         for digest in self.running[:n]:
             self.shelf.release(digest)
         del self.running[:n]
+
+    @rule(digest=st.integers(0, 90).map(str))
+    def drop(self, digest: str) -> None:
+        if digest not in self.outbox and digest not in self.running:
+            self.shelf.drop(digest)
+            self.dropped.add(digest)
 
     @precondition(lambda self: self.outbox)
     @rule()
@@ -178,7 +301,7 @@ class ShelfAgainstServer(RuleBasedStateMachine):
 
     @invariant()
     def it_knows_what_it_has(self) -> None:
-        assert self.shelf._stored == self.server
+        assert set(self.shelf._stored) == self.server
         assert self.shelf._n_pending == Counter(self.outbox + self.running)
 
 
@@ -195,7 +318,7 @@ def test_from_several_threads() -> None:
             for number in range(n):
                 digest = f"{name}{number % 70}"
                 shelf.hold(digest, b"x")
-                shelf.sent([d for d, _ in shelf.unsent([digest])])
+                shelf.sent(shelf.unsent([digest]))
                 shelf.take_excess()
                 shelf.release(digest)
         except BaseException as error:

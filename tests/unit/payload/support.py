@@ -23,11 +23,19 @@ SECRET = b"correct horse battery staple"
 class Sides:
     """A client and a worker; function bodies go from one to the other through a dict."""
 
-    def __init__(self, secret: bytes | None = None, network_id: str = NETWORK) -> None:
+    def __init__(
+        self,
+        secret: bytes | None = None,
+        network_id: str = NETWORK,
+        *,
+        files: Any = None,
+        files_of: Any = None,
+        in_chunks: bool = False,
+    ) -> None:
         self.bodies: dict[str, bytes] = {}
         self.n_fetched = 0
-        self.encoder = Encoder(network_id, secret)
-        self.decoder = Decoder(network_id, secret, self._fetch)
+        self.encoder = Encoder(network_id, secret, files, sends_files=files is not None, in_chunks=in_chunks)
+        self.decoder = Decoder(network_id, secret, self._fetch, files_of)
 
     def _fetch(self, client_id: str, digest: str) -> bytes:
         self.n_fetched += 1

