@@ -57,6 +57,10 @@ class KeptTask(NamedTuple):
     worker_id: str = ""
 
 
+# What most tasks have beside an id and inputs: nothing.
+_USUAL: Final = KeptTask("", b"")[2:]
+
+
 class TaskLedger:
     """Transitions that anybody may ask for, in a network that keeps its tasks.
 
@@ -131,32 +135,39 @@ class TaskLedger:
             k.worker_queue(),
             k.worker_bell(),
         ]
+        has_ended = state in (FINISHED, FAILED)
         for task in tasks:
-            fields: list[str | bytes | float] = ["payload", task.payload]
+            if not has_ended and task[2:] == _USUAL and len(task.payload) < LARGE_PAYLOAD:
+                args += (task.task_id, task.payload, "")
+                continue
+            payload = task.payload
+            fields: list[str | bytes | float] = []
             blobs = ""
-            if len(task.payload) >= LARGE_PAYLOAD:
+            if len(payload) >= LARGE_PAYLOAD:
                 # A payload that lies elsewhere leaves an empty one here, and its name.
-                blobs = new_id()
-                yield from itertools.chain.from_iterable(blob_commands(k, blobs, task.payload, folder=self.folder))
-                fields = ["payload", b"", "blob", blobs]
+                blob_id = new_id()
+                yield from itertools.chain.from_iterable(blob_commands(k, blob_id, payload, folder=self.folder))
+                payload = b""
+                blobs = f"{blob_id},"
+                fields += ("blob", blob_id)
             if task.extra:
                 fields += ("extra", task.extra)
             if task.max_retries:
                 fields += ("max_retries", task.max_retries)
             if task.timeout_s is not None:
                 fields += ("timeout", task.timeout_s)
-            if state in (FINISHED, FAILED):
+            if has_ended:
                 tag, blob_tag = (FAILED_TAG, FAILED_BLOB_TAG) if state == FAILED else (FINISHED_TAG, FINISHED_BLOB_TAG)
                 if len(task.outcome) >= LARGE_PAYLOAD:
                     blob_id = new_id()
                     yield from itertools.chain.from_iterable(
                         blob_commands(k, blob_id, task.outcome, folder=self.folder)
                     )
-                    blobs += f" {blob_id}"
+                    blobs += f"{blob_id},"
                     fields += ("outcome", blob_tag + blob_id.encode())
                 else:
                     fields += ("outcome", tag + task.outcome)
-            args += (task.task_id, task.priority, task.worker_id, blobs, len(fields), *fields)
+            args += (task.task_id, payload, f"{len(fields)} {task.priority} {blobs} {task.worker_id}", *fields)
         keys = (
             k.network,
             k.all_tasks,

@@ -635,6 +635,25 @@ def test_large_values(rush: Rush) -> None:
     assert (len(row.xs["a"]), len(row.ys["b"])) == (1_000_000, 1_000_000)
 
 
+def test_many_that_have_finished(rush: Rush) -> None:
+    """Are read in order, the large ones among them, too, and whatever the worker is called."""
+    n, large = 1300, b"x" * 300_000
+    keys = rush.push_finished_tasks(
+        [{"i": i, "data": large} if i % 400 == 7 else {"i": i} for i in range(n)], [{"y": i} for i in range(n)]
+    )
+    with RushWorker(rush.network_id, rush._config.url, worker_id="a b  c") as worker:
+        keys += worker.push_running_tasks([{"i": n}])
+        worker.finish_tasks(keys[-1], {"y": n}, extra={"note": "last"})
+        for each in (rush, worker):
+            table = each.fetch_finished_tasks()
+            assert table.keys == keys
+            assert table["i"] == table["y"] == list(range(n + 1))
+            assert [i for i, data in enumerate(table["data"]) if data == large] == [7, 407, 807, 1207]
+            assert (table[-1].worker_id, table[-1].extra, table[0].worker_id) == ("a b  c", {"note": "last"}, "")
+    states = rush.task_states([*keys, "nobody's"])
+    assert (set(states), set(states.values()), states["nobody's"]) == ({*keys, "nobody's"}, {"finished", ""}, "")
+
+
 def test_large_values_in_a_folder(url: str, tmp_path: Path) -> None:
     """Inputs, results and what a loop is given go through files, whoever writes them; reset leaves none."""
     weights = b"w" * 1_000_000
