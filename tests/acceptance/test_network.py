@@ -232,6 +232,26 @@ def test_no_worker_is_left(rush: Rush) -> None:
         assert not rush.wait_for_tasks(keys, timeout=DEADLINE_S)
 
 
+def test_lost_workers_and_their_tasks_again(rush: Rush, tmp_path: Path) -> None:
+    """Both are started again by who asks for it: the worker under its id, the task also without a retry left."""
+
+    def crash_once(x: int) -> dict[str, int]:
+        try:
+            (tmp_path / str(x)).touch(exist_ok=False)
+        except FileExistsError:
+            return {"y": x}
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    [worker_id] = rush.start_local_workers(fun=crash_once, n_workers=1)
+    [key] = rush.push_tasks([{"x": 2}])
+    wait_until(lambda: rush.failed_tasks == [key] and rush.lost_worker_ids == [worker_id])
+    assert rush.detect_lost_workers(restart_workers=True, restart_tasks=True) == [worker_id]
+    assert rush.wait_for_tasks(key, timeout=DEADLINE_S)
+    [row] = rush.fetch_tasks([key])
+    assert (row.state, row.ys, row.worker_id) == ("finished", {"y": 2}, worker_id)
+
+
 def test_a_time_limit(rush: Rush) -> None:
     """Ends the task; the worker goes on, under its id."""
     ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
@@ -277,6 +297,17 @@ def test_stopping(rush: Rush) -> None:
     assert "Worker was killed" in str(rush.fetch_tasks([key])["condition"][0])
     with pytest.warns(RuntimeWarning, match="no such workers: nobody"):
         rush.stop_workers(worker_ids="nobody")
+
+
+def test_stopping_with_patience(rush: Rush) -> None:
+    """Who does not come to an end in time is killed, and who does is not."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=2)
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    [key] = rush.push_priority_tasks([{"x": 2}], ids[0])
+    wait_until(lambda: rush.is_running_task(key))
+    rush.stop_workers(grace=0.5)
+    wait_until(lambda: rush.worker_states == {ids[0]: "killed", ids[1]: "terminated"})
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
 
 
 def test_the_states_of_a_worker(rush: Rush, url: str) -> None:
@@ -622,6 +653,14 @@ def test_it_can_be_pickled(rush: Rush) -> None:
     with pickle.loads(pickle.dumps(rush)) as copy:
         assert copy.tasks == keys
     assert rsh is Rush
+
+
+def test_names_of_both_ages() -> None:
+    """What was called otherwise before is called so as well."""
+    assert Rush.start_remote_workers is Rush.start_workers
+    assert Rush.create_worker_script is Rush.worker_script
+    assert RushWorker.push_results is RushWorker.finish_tasks
+    assert RushWorker.push_failed is RushWorker.fail_tasks
 
 
 def test_large_values(rush: Rush) -> None:
