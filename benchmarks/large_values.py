@@ -7,7 +7,7 @@ what a worker's loop is given. First in chunks through the server, then through 
 temporary one), which is what `large_objects_path` is for. What arrives is compared by its digest.
 
 Memory is the largest resident set of each process during that way, looked at every 20 ms; what all processes have in
-common is counted in each. All processes together need 8 times the value's size of memory; the folder needs room for one.
+common is counted in each. All of them together need 8 times the size of the value, and the folder has room for one.
 """
 
 from __future__ import annotations

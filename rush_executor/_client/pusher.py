@@ -298,9 +298,12 @@ def per_task(name: str, values: Any, n: int) -> Sequence[Any]:
     Raises:
         ValueError: There are more or fewer.
     """
-    if isinstance(values, str | bytes | Mapping | BaseException) or not isinstance(values, Iterable):
+    if isinstance(values, list | tuple):
+        each: Sequence[Any] = values
+    elif isinstance(values, str | bytes | Mapping | BaseException) or not isinstance(values, Iterable):
         return [values] * n
-    each = values if isinstance(values, list | tuple) else list(values)
+    else:
+        each = list(values)
     if len(each) != n:
         raise ValueError(f"{name} has {len(each)} values for {n} tasks")
     return each

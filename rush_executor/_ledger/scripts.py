@@ -50,6 +50,7 @@ def pack(command: tuple[str | bytes | memoryview | float, ...]) -> bytes:
     Numbers become text here. hiredis (3.5) leaves that to Python, which runs signal handlers on the way, and when one
     of them raises (KeyboardInterrupt in a client, the end of a waiting worker) it goes on without a string: a crash.
     """
+    # Told in C: most commands are all text.
     if not _TEXTS.issuperset(map(type, command)):
         command = tuple([str(part) if isinstance(part, _NUMBERS) else part for part in command])
     return _pack(command)

@@ -75,7 +75,10 @@ class TaskLedger:
 
     def __init__(self, channel: Channel, keys: Keys, *, large_objects: str = "") -> None:
         self._channel = channel
-        self._keys = keys
+        self._keys = k = keys
+        self._create_keys: tuple[str, ...] = (k.network, k.all_tasks, k.queued_tasks, k.bell, k.worker_ids)
+        self._create_keys += (k.finished_tasks, k.failed_tasks, k.ends)
+        self._create_prefixes = (k.task(), k.blob(), k.worker_queue(), k.worker_bell())
         self._epoch = ""
         self._large_objects = large_objects
         self.folder: Folder | None = None
@@ -126,15 +129,7 @@ class TaskLedger:
 
     def _create(self, state: str, tasks: Sequence[KeptTask], worker_id: str) -> Iterator[bytes]:
         k = self._keys
-        args: list[str | bytes | float] = [
-            self._epoch,
-            state,
-            worker_id,
-            k.task(),
-            k.blob(),
-            k.worker_queue(),
-            k.worker_bell(),
-        ]
+        args: list[str | bytes | float] = [self._epoch, state, worker_id, *self._create_prefixes]
         has_ended = state in (FINISHED, FAILED)
         for task in tasks:
             if not has_ended and task[2:] == _USUAL and len(task.payload) < LARGE_PAYLOAD:
@@ -168,17 +163,7 @@ class TaskLedger:
                 else:
                     fields += ("outcome", tag + task.outcome)
             args += (task.task_id, payload, f"{len(fields)} {task.priority} {blobs} {task.worker_id}", *fields)
-        keys = (
-            k.network,
-            k.all_tasks,
-            k.queued_tasks,
-            k.bell,
-            k.worker_ids,
-            k.finished_tasks,
-            k.failed_tasks,
-            k.ends,
-            k.running_tasks(worker_id),
-        )
+        keys = (*self._create_keys, k.running_tasks(worker_id))
         yield evalsha("create_tasks", keys, args)
 
     def retry(self, payloads: Sequence[tuple[str, bytes]], *, ignore_max_retries: bool) -> list[str]:

@@ -18,7 +18,7 @@ from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import describe_packed, pack_failure
 from rush_executor._payload.loading import IN_CLIENT, IN_WORKER, load_in_client
 from rush_executor._payload.pickler import PROTOCOL
-from rush_executor._payload.scalars import is_plain, is_plain_row
+from rush_executor._payload.scalars import is_plain_row
 from rush_executor._payload.wire import PLAIN
 from rush_executor.errors import PayloadError
 
@@ -92,7 +92,7 @@ class RowCodec:
             PayloadError: A value cannot be pickled; the message names it.
         """
         try:
-            if is_plain((content,)):
+            if is_plain_row(content):
                 return self._envelope.wrap(kind, task_id, PLAIN, dumps(content, PROTOCOL))
             return self._envelope.wrap_object(kind, task_id, 0, content)
         except Exception as error:  # noqa: BLE001 - reducers of the user's may raise anything
