@@ -28,6 +28,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import qmc
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
@@ -357,9 +358,10 @@ def draw_best(runs: dict[str, list[Evaluation]]) -> Figure:
     low, high = min(lows), float(np.quantile(lows, 0.9))
     axes.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.05)
     axes.set_xlim(0, end * 1.02)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set(xlabel="seconds since the first evaluation began", ylabel="loss")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="seconds since the first evaluation began", ylabel="loss (the lower, the better)")
     legend = axes.legend(
         loc="upper right", title="lowest so far (dots: each evaluation)", edgecolor="none", framealpha=1
     )
@@ -376,7 +378,7 @@ def draw_timeline(runs: dict[str, list[Evaluation]], n_workers: int) -> Figure:
         draw_workers(axes, run, color, end)
         last = max(e.ended_at for e in run)
         share = utilisation(run, n_workers)
-        what = f"{title}: {len(run)} evaluations in {last:.0f} s, {share:.0%} of the time spent in them"
+        what = f"{title}: {len(run)} evaluations in {last:.1f} s, {share:.0%} of the time spent in them"
         axes.set_title(what, loc="left", fontsize=10)
     panels[-1].set_xlabel("seconds since the first evaluation began (pale: points of the Latin hypercube)")
     return figure

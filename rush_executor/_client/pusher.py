@@ -15,7 +15,7 @@ from rush_executor._ledger.connection import NetworkGone, WrongKind
 from rush_executor._ledger.tasks import KeptTask, TaskLedger
 from rush_executor._payload.rows import EXTRA, XS, YS, RowCodec
 from rush_executor._protocol.ids import new_id
-from rush_executor._protocol.names import check_names
+from rush_executor._protocol.names import check_inputs, check_names
 from rush_executor._protocol.states import FAILED, FINISHED, QUEUED
 from rush_executor.errors import RushError
 
@@ -188,10 +188,18 @@ class TaskPusher:
         retries = None if max_retries is None else per_task("max_retries", max_retries, n)
         places = None if priority is None else [_place(p) for p in per_task("priority", priority, n)]
         _check_retries(retries)
-        for i, row in enumerate(rows):
-            check_names(row, {}, extras[i] if extras else {})
-        keys = [*_new_keys(n)]
+        if extras:
+            for row, more in zip(rows, extras, strict=True):
+                check_names(row, {}, more)
+        else:
+            check_inputs(rows)
+        keys = _new_keys(n)
         encode = self._codec.encode
+
+        def plain_tasks() -> Iterator[KeptTask]:
+            encode_plain = self._codec.encode_plain
+            for key, row in zip(keys, rows, strict=True):
+                yield KeptTask(key, encode_plain(XS, key, row))
 
         def tasks() -> Iterator[KeptTask]:
             for i, key in enumerate(keys):
@@ -199,7 +207,7 @@ class TaskPusher:
                 number, worker = places[i] if places else (0, "")
                 yield KeptTask(
                     key,
-                    encode(XS, key, xs if own_seeds is None else (xs, own_seeds[i]), is_known_plain=is_plain),
+                    encode(XS, key, xs if own_seeds is None else (xs, own_seeds[i])),
                     encode(EXTRA, key, dict(extras[i])) if extras and extras[i] else b"",
                     b"",
                     retries[i] if retries else 0,
@@ -210,9 +218,9 @@ class TaskPusher:
 
         # What cannot fail is packed while the server takes what was packed before; anything else before the first is
         # sent, so that a value that cannot be pickled fails the call and nothing was sent.
-        is_plain = own_seeds is None and extras is None and n > _SMALL_BATCH and self._codec.are_plain(rows)
-        if is_plain:
-            self._send(QUEUED, tasks)
+        has_options = any(option is not None for option in (extras, own_seeds, limits, retries, places))
+        if not has_options and n > _SMALL_BATCH and self._codec.are_plain(rows):
+            self._send(QUEUED, plain_tasks)
         else:
             packed = list(tasks())
             self._send(QUEUED, lambda: packed)
@@ -234,7 +242,7 @@ class TaskPusher:
         extras = None if extra is None else per_task("extra", extra, len(rows))
         for i, row in enumerate(rows):
             check_names(row, yss[i] if yss else {}, extras[i] if extras else {})
-        keys = [*_new_keys(len(rows))]
+        keys = _new_keys(len(rows))
         encode = self._codec.encode
         tasks = [
             KeptTask(
@@ -290,9 +298,12 @@ def per_task(name: str, values: Any, n: int) -> Sequence[Any]:
     Raises:
         ValueError: There are more or fewer.
     """
-    if isinstance(values, str | bytes | Mapping | BaseException) or not isinstance(values, Iterable):
+    if isinstance(values, list | tuple):
+        each: Sequence[Any] = values
+    elif isinstance(values, str | bytes | Mapping | BaseException) or not isinstance(values, Iterable):
         return [values] * n
-    each = values if isinstance(values, list | tuple) else list(values)
+    else:
+        each = list(values)
     if len(each) != n:
         raise ValueError(f"{name} has {len(each)} values for {n} tasks")
     return each
@@ -333,10 +344,10 @@ def _rows(name: str, rows: Iterable[Row]) -> Sequence[Row]:
     return rows if isinstance(rows, list | tuple) else list(rows)
 
 
-def _new_keys(n: int) -> Iterator[str]:
+def _new_keys(n: int) -> list[str]:
     """Fresh keys of tasks: one that was never there before, and numbers."""
     stem = new_id()
-    return (f"{stem}-{i}" for i in range(1, n + 1))
+    return [f"{stem}-{i}" for i in range(1, n + 1)]
 
 
 def _seeds(seeds: Iterable[int] | int, n: int) -> Sequence[int]:

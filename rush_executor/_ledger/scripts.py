@@ -36,6 +36,7 @@ SCRIPT_TEXTS: Final = _read_scripts()
 _pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 # Written out where it is used, this union would be made anew for every part of a command.
 _NUMBERS: Final = (int, float)
+_TEXTS: Final = frozenset((str, bytes))
 _SHAS: Final = {
     # Redis names a script by its SHA-1; this is an address, not a seal.
     name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
@@ -49,7 +50,10 @@ def pack(command: tuple[str | bytes | memoryview | float, ...]) -> bytes:
     Numbers become text here. hiredis (3.5) leaves that to Python, which runs signal handlers on the way, and when one
     of them raises (KeyboardInterrupt in a client, the end of a waiting worker) it goes on without a string: a crash.
     """
-    return _pack(tuple([str(part) if isinstance(part, _NUMBERS) else part for part in command]))
+    # Told in C: most commands are all text.
+    if not _TEXTS.issuperset(map(type, command)):
+        command = tuple([str(part) if isinstance(part, _NUMBERS) else part for part in command])
+    return _pack(command)
 
 
 def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | float]) -> bytes:
@@ -60,7 +64,7 @@ def evalsha(name: str, keys: tuple[str, ...], args: list[str | bytes | float]) -
         keys: Its KEYS.
         args: Its ARGV.
     """
-    return pack(("EVALSHA", _SHAS[name], len(keys), *keys, *args))
+    return pack(("EVALSHA", _SHAS[name], str(len(keys)), *keys, *args))
 
 
 def load_commands() -> list[bytes]:

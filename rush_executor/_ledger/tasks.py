@@ -57,6 +57,10 @@ class KeptTask(NamedTuple):
     worker_id: str = ""
 
 
+# What most tasks have beside an id and inputs: nothing.
+_USUAL: Final = KeptTask("", b"")[2:]
+
+
 class TaskLedger:
     """Transitions that anybody may ask for, in a network that keeps its tasks.
 
@@ -71,7 +75,10 @@ class TaskLedger:
 
     def __init__(self, channel: Channel, keys: Keys, *, large_objects: str = "") -> None:
         self._channel = channel
-        self._keys = keys
+        self._keys = k = keys
+        self._create_keys: tuple[str, ...] = (k.network, k.all_tasks, k.queued_tasks, k.bell, k.worker_ids)
+        self._create_keys += (k.finished_tasks, k.failed_tasks, k.ends)
+        self._create_prefixes = (k.task(), k.blob(), k.worker_queue(), k.worker_bell())
         self._epoch = ""
         self._large_objects = large_objects
         self.folder: Folder | None = None
@@ -122,52 +129,41 @@ class TaskLedger:
 
     def _create(self, state: str, tasks: Sequence[KeptTask], worker_id: str) -> Iterator[bytes]:
         k = self._keys
-        args: list[str | bytes | float] = [
-            self._epoch,
-            state,
-            worker_id,
-            k.task(),
-            k.blob(),
-            k.worker_queue(),
-            k.worker_bell(),
-        ]
+        args: list[str | bytes | float] = [self._epoch, state, worker_id, *self._create_prefixes]
+        has_ended = state in (FINISHED, FAILED)
         for task in tasks:
-            fields: list[str | bytes | float] = ["payload", task.payload]
+            if not has_ended and task[2:] == _USUAL and len(task.payload) < LARGE_PAYLOAD:
+                args += (task.task_id, task.payload, "")
+                continue
+            payload = task.payload
+            fields: list[str | bytes | float] = []
             blobs = ""
-            if len(task.payload) >= LARGE_PAYLOAD:
+            if len(payload) >= LARGE_PAYLOAD:
                 # A payload that lies elsewhere leaves an empty one here, and its name.
-                blobs = new_id()
-                yield from itertools.chain.from_iterable(blob_commands(k, blobs, task.payload, folder=self.folder))
-                fields = ["payload", b"", "blob", blobs]
+                blob_id = new_id()
+                yield from itertools.chain.from_iterable(blob_commands(k, blob_id, payload, folder=self.folder))
+                payload = b""
+                blobs = f"{blob_id},"
+                fields += ("blob", blob_id)
             if task.extra:
                 fields += ("extra", task.extra)
             if task.max_retries:
                 fields += ("max_retries", task.max_retries)
             if task.timeout_s is not None:
                 fields += ("timeout", task.timeout_s)
-            if state in (FINISHED, FAILED):
+            if has_ended:
                 tag, blob_tag = (FAILED_TAG, FAILED_BLOB_TAG) if state == FAILED else (FINISHED_TAG, FINISHED_BLOB_TAG)
                 if len(task.outcome) >= LARGE_PAYLOAD:
                     blob_id = new_id()
                     yield from itertools.chain.from_iterable(
                         blob_commands(k, blob_id, task.outcome, folder=self.folder)
                     )
-                    blobs += f" {blob_id}"
+                    blobs += f"{blob_id},"
                     fields += ("outcome", blob_tag + blob_id.encode())
                 else:
                     fields += ("outcome", tag + task.outcome)
-            args += (task.task_id, task.priority, task.worker_id, blobs, len(fields), *fields)
-        keys = (
-            k.network,
-            k.all_tasks,
-            k.queued_tasks,
-            k.bell,
-            k.worker_ids,
-            k.finished_tasks,
-            k.failed_tasks,
-            k.ends,
-            k.running_tasks(worker_id),
-        )
+            args += (task.task_id, payload, f"{len(fields)} {task.priority} {blobs} {task.worker_id}", *fields)
+        keys = (*self._create_keys, k.running_tasks(worker_id))
         yield evalsha("create_tasks", keys, args)
 
     def retry(self, payloads: Sequence[tuple[str, bytes]], *, ignore_max_retries: bool) -> list[str]:

@@ -5,9 +5,8 @@ Nothing here changes the ledger.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from rush_executor._ledger.blobs import read_blob
@@ -31,7 +30,6 @@ __all__ = ["NetworkReader", "NewlyFinished", "Record", "WorkerRecord", "timeout_
 
 # Records that one script reads: nobody else on the server waits long.
 _BATCH: Final = 500
-_MOST_AT_ONCE: Final = 10 * _BATCH
 # The longest that one command waits: well below the time after which a silent connection is given up.
 _LONGEST_WAIT_S: Final = 1.0
 _NEVER: Final = b"0-0"
@@ -176,10 +174,10 @@ class NetworkReader:
 
     def states(self, task_ids: Sequence[str]) -> list[str]:
         """States of tasks; empty for those that are not there."""
-        if not task_ids:
+        commands = [self._states_command(task_ids[start : start + _BATCH]) for start in range(0, len(task_ids), _BATCH)]
+        if not commands:
             return []
-        replies = self._channel.call(*(pack(("HGET", self._prefix + task, "state")) for task in task_ids))
-        return [(raw or b"").decode() for raw in replies]
+        return [state for reply in self._channel.call(*commands) for state in reply[1].decode().split(" ")]
 
     def read_finished(self, first: int) -> NewlyFinished:
         """Reads records of finished tasks.
@@ -189,16 +187,20 @@ class NetworkReader:
         """
         return self._newly(self._channel.call(self._finished_command(first))[0])
 
-    def read_more_finished(self, first: int, end: int, made_at: bytes) -> list[Record]:
-        """Reads the finished tasks from one index to before another, or the first 5,000 of them.
+    def read_more_finished(self, first: int, end: int, made_at: bytes) -> Iterator[list[Record]]:
+        """Reads the finished tasks from one index to before another, some at a time.
 
-        The server prepares some while others are taken apart here. What is of another creation or clearing of the
-        network than `made_at` is left out.
+        The server prepares the next ones while the caller works on those that have come, so nobody else may use the
+        connection meanwhile. What is of another creation or clearing of the network than `made_at` is left out.
         """
-        commands = [self._finished_command(at) for at in range(first, min(end, first + _MOST_AT_ONCE), _BATCH)]
-        replies = itertools.takewhile(lambda reply: reply[1] == made_at, self._channel.call(*commands))
-        records = [record for reply in replies for record in _records(reply)]
-        return records[: end - first]
+        self._channel.ask(self._finished_command(first))
+        for at in range(first, end, _BATCH):
+            reply = self._channel.answer()[0]
+            if reply[1] != made_at:
+                return
+            if at + _BATCH < end:
+                self._channel.ask(self._finished_command(at + _BATCH))
+            yield _records(reply)[: end - at]
 
     def wait_finished(self, ring: bytes, first: int, timeout_s: float) -> tuple[bytes, NewlyFinished]:
         """Waits until tasks end, and looks, in one trip.
@@ -215,13 +217,16 @@ class NetworkReader:
         replies = self._channel.call(*bell, self._finished_command(first))
         return _ring(replies[0] if bell else None, ring), self._newly(replies[-1])
 
-    def wait_states(self, ring: bytes, task_ids: Sequence[str], timeout_s: float) -> tuple[bytes, list[str]]:
-        """Waits until tasks end, and asks for the states of some, in one trip; see `wait_finished`."""
+    def wait_states(self, ring: bytes, task_ids: Sequence[str], timeout_s: float) -> tuple[bytes, list[str], int]:
+        """Waits until tasks end, and asks for the states of some, in one trip; see `wait_finished`.
+
+        Returns:
+            The last ring from before the look, the states, and how many workers there are.
+        """
         bell = self._bell(ring, timeout_s)
-        commands = [pack(("HGET", self._prefix + task, "state")) for task in task_ids]
-        replies = self._channel.call(*bell, *commands)
-        states = [(raw or b"").decode() for raw in replies[len(bell) :]]
-        return _ring(replies[0] if bell else None, ring), states
+        replies = self._channel.call(*bell, self._states_command(task_ids))
+        n_workers, states = replies[-1]
+        return _ring(replies[0] if bell else None, ring), states.decode().split(" "), n_workers
 
     def own_queues(self) -> dict[str, int]:
         """For each worker, how many tasks are queued for it alone."""
@@ -303,6 +308,9 @@ class NetworkReader:
     def _finished_command(self, first: int) -> bytes:
         return evalsha("read_tasks", self._read_keys, [self._prefix, first, _BATCH])
 
+    def _states_command(self, task_ids: Sequence[str]) -> bytes:
+        return evalsha("read_states", (self._keys.worker_ids,), [self._prefix, *task_ids])
+
     def _newly(self, reply: list[Any]) -> NewlyFinished:
         return NewlyFinished(reply[0], reply[1], _records(reply))
 
@@ -322,25 +330,25 @@ def _ring(reply: list[Any] | None, ring: bytes) -> bytes:
 
 def _records(reply: list[Any]) -> list[Record]:
     records = []
-    for i in range(2, len(reply), 2):
-        state, payload, outcome, extra, more, worker, pushed, started, ended, attempt, blob, client = reply[i + 1]
-        if state is None:
-            continue
+    for i in range(2, len(reply), 5):
+        head, payload, outcome, extra, more = reply[i : i + 5]
+        # The worker's id may be anybody's choice, and have blanks in it.
+        task, state, pushed, started, ended, attempt, blob, client, worker = head.decode().split(" ", 8)
         records.append(
             Record(
-                reply[i].decode(),
-                state.decode(),
-                payload or b"",
-                outcome or b"",
-                extra or b"",
-                more or b"",
-                worker.decode() if worker else "",
+                task,
+                state,
+                payload,
+                outcome,
+                extra,
+                more,
+                worker,
                 float(pushed) if pushed else None,
                 float(started) if started else None,
                 float(ended) if ended else None,
-                int(attempt) if attempt else 0,
-                blob.decode() if blob else "",
-                client is not None,
+                int(attempt or 0),
+                blob,
+                client != "",
             )
         )
     return records

@@ -84,6 +84,7 @@ class WorkerLedger:
         self._claim_keys: tuple[str, ...] = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
         self._claim_args = [epoch, worker_id]
         self._claim_prefixes = [k.task(), k.client(), k.blob()]
+        self._keep_keys = (self._running_key, k.finished_tasks, k.failed_tasks, k.ends)
         self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
         # Where a network that keeps its tasks puts what is too large for the server.
         self.folder: Folder | None = None
@@ -236,12 +237,11 @@ class WorkerLedger:
                 claim = outcome.claim
                 args += (claim.task_id, claim.attempt, self._tagged(outcome))
             return evalsha("finish_tasks", (self._running_key, self._keys.network), args)
-        k = self._keys
         for outcome in outcomes:
             claim = outcome.claim
             # Attempt 0: the one that runs.
             args += (claim.task_id, claim.attempt or "", self._tagged(outcome), outcome.more)
-        return evalsha("keep_outcomes", (self._running_key, k.finished_tasks, k.failed_tasks, k.ends), args)
+        return evalsha("keep_outcomes", self._keep_keys, args)
 
     def _tagged(self, outcome: Outcome) -> bytes:
         """What is written for an outcome: its body, or the name of the blob that holds it."""

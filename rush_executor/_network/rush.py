@@ -446,7 +446,7 @@ class Rush(NetworkView, TaskPusher):
         with self._waiter() as waiter:
             while left:
                 asked = left[-n_asked:]
-                ring, states = waiter.wait_states(ring, asked, wait_s)
+                ring, states, n_workers = waiter.wait_states(ring, asked, wait_s)
                 gone = [key for key, state in zip(asked, states, strict=True) if state not in KEPT_STATES]
                 if gone:
                     raise KeyError(f"network {self.network_id!r} has no task {gone[0]!r} (any more)")
@@ -459,7 +459,7 @@ class Rush(NetworkView, TaskPusher):
                     continue
                 if wait_s <= 0:
                     return False
-                if detect_lost_workers and not self._has_workers():
+                if detect_lost_workers and not self._has_workers(n_workers):
                     warnings.warn(
                         f"no worker is left in network {self.network_id!r}: {len(left)} of the tasks that are waited "
                         "for will not end",
@@ -640,10 +640,10 @@ class Rush(NetworkView, TaskPusher):
         # Their agent may not have begun yet.
         return {worker: crew.agent_id for worker, (crew, _) in self._last_crew_of.items() if crew.is_alive()}
 
-    def _has_workers(self) -> bool:
+    def _has_workers(self, n_joined: int) -> bool:
         """Whether a worker is there, or about to come; sees to it that those that are silent are found."""
         self._watch()
-        return bool(self.running_worker_ids) or any(crew.is_alive() for crew in self._crews) or bool(self._alive())
+        return n_joined > 0 or any(crew.is_alive() for crew in self._crews) or bool(self._alive())
 
     def _another_log_reader(self) -> LogReader:
         return LogReader(self._new_channel(), self._keys)

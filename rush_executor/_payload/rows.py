@@ -18,7 +18,7 @@ from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import describe_packed, pack_failure
 from rush_executor._payload.loading import IN_CLIENT, IN_WORKER, load_in_client
 from rush_executor._payload.pickler import PROTOCOL
-from rush_executor._payload.scalars import is_plain
+from rush_executor._payload.scalars import is_plain_row
 from rush_executor._payload.wire import PLAIN
 from rush_executor.errors import PayloadError
 
@@ -73,23 +73,26 @@ class RowCodec:
         self._calls = Encoder(network_id, secret)
 
     def are_plain(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether these rows hold nothing but numbers, texts and the like, so that `encode` cannot fail."""
-        return all(type(row) is dict and is_plain((row,)) for row in rows)
+        """Whether these rows hold nothing but numbers, texts and the like, so that `encode_plain` can pack them."""
+        return all(is_plain_row(row) for row in rows)
 
-    def encode(self, kind: str, task_id: str, content: Any, *, is_known_plain: bool = False) -> bytes:
+    def encode_plain(self, kind: str, task_id: str, row: Mapping[str, Any]) -> bytes:
+        """As `encode`, of a row of which `are_plain` has said that it is; cannot fail."""
+        return self._envelope.wrap(kind, task_id, PLAIN, dumps(row, PROTOCOL))
+
+    def encode(self, kind: str, task_id: str, content: Any) -> bytes:
         """Makes the payload of a row, or of a row and what goes with it.
 
         Args:
             kind: `XS`, `YS` or `EXTRA`.
             task_id: The task.
             content: The row, or a tuple that begins with it.
-            is_known_plain: Whether `are_plain` has said so.
 
         Raises:
             PayloadError: A value cannot be pickled; the message names it.
         """
         try:
-            if is_known_plain or is_plain((content,)):
+            if is_plain_row(content):
                 return self._envelope.wrap(kind, task_id, PLAIN, dumps(content, PROTOCOL))
             return self._envelope.wrap_object(kind, task_id, 0, content)
         except Exception as error:  # noqa: BLE001 - reducers of the user's may raise anything

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["is_plain"]
+__all__ = ["is_plain", "is_plain_row"]
 
 _FIXED: Final = frozenset((int, float, bool, complex, type(None)))
 _TEXTS: Final = frozenset((str, bytes))
+_NAMES: Final = frozenset((str,))
 _SEQUENCES: Final = frozenset((tuple, list))
 # Longer ones would be copied once more than in the general way.
 _LONGEST_TEXT: Final = 4096
@@ -43,6 +44,13 @@ def is_plain(items: tuple[Any, ...]) -> bool:
         if n_items > _MOST_ITEMS or not _are_scalars(parts):
             return False
     return True
+
+
+def is_plain_row(row: Any) -> bool:
+    """As `is_plain` of this one item: of a dict with names and numbers alone, as most rows are, it is told faster."""
+    if type(row) is dict and _NAMES.issuperset(map(type, row)) and _FIXED.issuperset(map(type, row.values())):
+        return True
+    return is_plain((row,))
 
 
 def _are_scalars(parts: Any) -> bool:

@@ -7,10 +7,11 @@ one table. Whoever writes values checks their names here before they are stored:
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["GROUPS", "RESERVED", "check_names"]
+__all__ = ["GROUPS", "RESERVED", "check_inputs", "check_names"]
 
 # The parts of a task that hold named values, and what one value of each is called in a message.
 GROUPS: Final[dict[str, str]] = {"xs": "an input", "ys": "a result", "extra": "an extra value"}
@@ -37,6 +38,16 @@ def check_names(xs: Mapping[str, Any], ys: Mapping[str, Any], extra: Mapping[str
         group, values = next((g, v) for g, v in zip(GROUPS, (xs, ys, extra), strict=True) if not hasattr(v, "keys"))
         raise TypeError(f"{group} must be a mapping of names to values, not a {type(values).__name__}") from None
     _check(names)
+
+
+def check_inputs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Checks the names of tasks that have inputs and nothing else; raises as `check_names`.
+
+    Most have the same names: those are checked once.
+    """
+    usual = {tuple(row): row for row in rows if type(row) is dict}
+    for row in itertools.chain(usual.values(), (row for row in rows if type(row) is not dict)):
+        check_names(row, {}, {})
 
 
 @functools.lru_cache(maxsize=1024)  # which remembers what passed: an error is raised anew each time

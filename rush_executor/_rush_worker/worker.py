@@ -204,17 +204,14 @@ class RushWorker(NetworkView, TaskPusher):
             WorkerGone: This worker has been taken for lost.
         """
         rows = list(xss)
-        extras = per_task("extra", extra if extra is not None else {}, len(rows))
-        for row, more in zip(rows, extras, strict=True):
-            check_names(row, {}, more)
+        extras = [{}] * len(rows) if extra is None else per_task("extra", extra, len(rows))
         stem = new_id()
         encode = self._codec.encode
         tasks: list[KeptTask] = []
-        for i, row in enumerate(rows, 1):
+        for i, (row, more) in enumerate(zip(rows, extras, strict=True), 1):
+            check_names(row, {}, more)
             key = f"{stem}-{i}"
-            more = extras[i - 1]
-            task = KeptTask(key, encode(XS, key, dict(row)), encode(EXTRA, key, dict(more)) if more else b"")
-            tasks.append(task)
+            tasks.append(KeptTask(key, encode(XS, key, dict(row)), encode(EXTRA, key, dict(more)) if more else b""))
         # One is made without waiting for an answer: that it has arrived shows when it ends.
         is_muted = self._can_mute and len(tasks) == 1
         with self._ledger_lock:
@@ -248,7 +245,7 @@ class RushWorker(NetworkView, TaskPusher):
         """
         keys = [keys] if isinstance(keys, str) else list(keys)
         results = per_task("yss", yss, len(keys))
-        extras = per_task("extra", extra if extra is not None else {}, len(keys))
+        extras = [{}] * len(keys) if extra is None else per_task("extra", extra, len(keys))
         encode = self._codec.encode
         outcomes = []
         for key, ys, more in zip(keys, results, extras, strict=True):

@@ -439,13 +439,10 @@ class NetworkView:
             self._add(news.records)
             if not news.records or len(self._finished) >= news.n_finished:
                 return
-            while (n_read := len(self._finished)) < news.n_finished:
-                more = self._ask(
-                    lambda reader: reader.read_more_finished(n_read, news.n_finished, news.made_at)  # noqa: B023
-                )
-                if not more:
-                    break
-                self._add(more)
+            # On a connection of its own: others may ask meanwhile, and decoding may ask for what is large.
+            with self._waiter() as reader:
+                for records in reader.read_more_finished(len(self._finished), news.n_finished, news.made_at):
+                    self._add(records)
 
     def _add(self, records: Sequence[Record]) -> None:
         self._finished.extend([self._row(record) for record in records])

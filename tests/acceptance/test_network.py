@@ -232,6 +232,26 @@ def test_no_worker_is_left(rush: Rush) -> None:
         assert not rush.wait_for_tasks(keys, timeout=DEADLINE_S)
 
 
+def test_lost_workers_and_their_tasks_again(rush: Rush, tmp_path: Path) -> None:
+    """Both are started again by who asks for it: the worker under its id, the task also without a retry left."""
+
+    def crash_once(x: int) -> dict[str, int]:
+        try:
+            (tmp_path / str(x)).touch(exist_ok=False)
+        except FileExistsError:
+            return {"y": x}
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    [worker_id] = rush.start_local_workers(fun=crash_once, n_workers=1)
+    [key] = rush.push_tasks([{"x": 2}])
+    wait_until(lambda: rush.failed_tasks == [key] and rush.lost_worker_ids == [worker_id])
+    assert rush.detect_lost_workers(restart_workers=True, restart_tasks=True) == [worker_id]
+    assert rush.wait_for_tasks(key, timeout=DEADLINE_S)
+    [row] = rush.fetch_tasks([key])
+    assert (row.state, row.ys, row.worker_id) == ("finished", {"y": 2}, worker_id)
+
+
 def test_a_time_limit(rush: Rush) -> None:
     """Ends the task; the worker goes on, under its id."""
     ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
@@ -277,6 +297,17 @@ def test_stopping(rush: Rush) -> None:
     assert "Worker was killed" in str(rush.fetch_tasks([key])["condition"][0])
     with pytest.warns(RuntimeWarning, match="no such workers: nobody"):
         rush.stop_workers(worker_ids="nobody")
+
+
+def test_stopping_with_patience(rush: Rush) -> None:
+    """Who does not come to an end in time is killed, and who does is not."""
+    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=2)
+    rush.wait_for_workers(timeout=DEADLINE_S)
+    [key] = rush.push_priority_tasks([{"x": 2}], ids[0])
+    wait_until(lambda: rush.is_running_task(key))
+    rush.stop_workers(grace=0.5)
+    wait_until(lambda: rush.worker_states == {ids[0]: "killed", ids[1]: "terminated"})
+    assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
 
 
 def test_the_states_of_a_worker(rush: Rush, url: str) -> None:
@@ -624,6 +655,14 @@ def test_it_can_be_pickled(rush: Rush) -> None:
     assert rsh is Rush
 
 
+def test_names_of_both_ages() -> None:
+    """What was called otherwise before is called so as well."""
+    assert Rush.start_remote_workers is Rush.start_workers
+    assert Rush.create_worker_script is Rush.worker_script
+    assert RushWorker.push_results is RushWorker.finish_tasks
+    assert RushWorker.push_failed is RushWorker.fail_tasks
+
+
 def test_large_values(rush: Rush) -> None:
     """Beyond what a record holds."""
     rush.start_local_workers(fun=lambda data: {"doubled": data * 2}, n_workers=1)
@@ -633,6 +672,25 @@ def test_large_values(rush: Rush) -> None:
     done = rush.push_finished_tasks([{"a": b"y" * 1_000_000}], [{"b": b"z" * 1_000_000}])
     [row] = rush.fetch_tasks(done)
     assert (len(row.xs["a"]), len(row.ys["b"])) == (1_000_000, 1_000_000)
+
+
+def test_many_that_have_finished(rush: Rush) -> None:
+    """Are read in order, the large ones among them, too, and whatever the worker is called."""
+    n, large = 1300, b"x" * 300_000
+    keys = rush.push_finished_tasks(
+        [{"i": i, "data": large} if i % 400 == 7 else {"i": i} for i in range(n)], [{"y": i} for i in range(n)]
+    )
+    with RushWorker(rush.network_id, rush._config.url, worker_id="a b  c") as worker:
+        keys += worker.push_running_tasks([{"i": n}])
+        worker.finish_tasks(keys[-1], {"y": n}, extra={"note": "last"})
+        for each in (rush, worker):
+            table = each.fetch_finished_tasks()
+            assert table.keys == keys
+            assert table["i"] == table["y"] == list(range(n + 1))
+            assert [i for i, data in enumerate(table["data"]) if data == large] == [7, 407, 807, 1207]
+            assert (table[-1].worker_id, table[-1].extra, table[0].worker_id) == ("a b  c", {"note": "last"}, "")
+    states = rush.task_states([*keys, "nobody's"])
+    assert (set(states), set(states.values()), states["nobody's"]) == ({*keys, "nobody's"}, {"finished", ""}, "")
 
 
 def test_large_values_in_a_folder(url: str, tmp_path: Path) -> None:

@@ -116,13 +116,29 @@ def test_one_that_broke_off(rig: Rig, ledger: TaskLedger, worker: WorkerLedger) 
     assert not [key for key in rig.dump() if key.startswith(("task", "cleared", "all"))]
 
 
+def test_a_reader_of_many_stops(rig: Rig, ledger: TaskLedger) -> None:
+    """Tasks of before and after are not mixed, though the reader asks ahead."""
+    ledger.create("finished", [KeptTask(f"t{i}", b"xs", outcome=b"ys") for i in range(1700)])
+    reader = NetworkReader(rig.channel(), rig.keys)
+    made_at = reader.read_finished(0).made_at
+    ids = [record.task_id for records in reader.read_more_finished(1, 1699, made_at) for record in records]
+    assert ids == [f"t{i}" for i in range(1, 1699)]
+    parts = reader.read_more_finished(1, 1700, made_at)
+    found = [record.task_id for record in next(parts)]
+    ledger.clear()
+    ledger.create("finished", [KeptTask(f"new{i}", b"xs", outcome=b"ys") for i in range(1700)])
+    found += [record.task_id for records in parts for record in records]
+    assert found == [f"t{i}" for i in range(1, len(found) + 1)]
+    assert len(found) < 1699
+
+
 def test_who_waits_is_rung(rig: Rig, ledger: TaskLedger, worker: WorkerLedger) -> None:
     """Whoever waits for the end of a task looks again, and sees that there is none."""
     fill(ledger, worker)
     reader = NetworkReader(rig.channel(), rig.keys)
-    ring, states = reader.wait_states(b"", ["q"], 0)
+    ring, states, _ = reader.wait_states(b"", ["q"], 0)
     assert states == ["queued"]
     ledger.clear()
-    new_ring, states = reader.wait_states(ring, ["q", "r"], 1.0)
+    new_ring, states, _ = reader.wait_states(ring, ["q", "r"], 1.0)
     assert new_ring != ring
     assert states == ["", "cleared"]

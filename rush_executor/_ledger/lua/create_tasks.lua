@@ -2,8 +2,9 @@
 -- KEYS: 1 network, 2 all_tasks, 3 queued_tasks, 4 bell, 5 worker_ids, 6 finished_tasks, 7 failed_tasks, 8 ends,
 --       9 running_tasks:<worker>
 -- ARGV: 1 epoch, 2 state, 3 worker id ('' for none), 4-7 prefixes of task:, blob:, worker_queue:, worker_bell:,
---       then for each task: id, priority, worker for which it is queued ('' for any), blob ids ('' or ids, with blanks),
---       number of fields and values that follow, fields and values of the record
+--       then for each task: id, payload, '' or what is unusual: how many fields and values of the record follow, priority,
+--       blob ids (a comma behind each) and the worker for which it is queued, with blanks between; then those fields and
+--       values
 -- Returns: how many were made
 -- Row: - push -> queued; - push_running, push_finished, push_failed -> running, finished, failed.
 -- Loser: NETWORKGONE when the network is not the one that the caller knows; WORKERGONE when a worker that has been taken
@@ -17,14 +18,26 @@ local state, worker = ARGV[2], ARGV[3]
 if state == 'running' and redis.call('SISMEMBER', KEYS[5], worker) == 0 then
   return redis.error_reply('WORKERGONE this worker has been taken for lost')
 end
+local last = #ARGV
+-- What is unusual of the task that begins at a place: number of fields and values, priority, blobs, worker.
+local function options(at)
+  if ARGV[at + 2] == '' then
+    return 0, 0, '', ''
+  end
+  return string.match(ARGV[at + 2], '^(%d+) (%-?%d+) (%S*) (.*)$')
+end
+local function keep_blobs(blobs)
+  for blob in string.gmatch(blobs, '[^,]+') do
+    redis.call('PERSIST', ARGV[5] .. blob)
+  end
+end
 if ARGV[8] and redis.call('EXISTS', ARGV[4] .. ARGV[8]) == 1 then
   -- Blobs that were sent again have a TTL again.
   local at = 8
-  while at <= #ARGV do
-    for blob in string.gmatch(ARGV[at + 3], '%S+') do
-      redis.call('PERSIST', ARGV[5] .. blob)
-    end
-    at = at + 5 + tonumber(ARGV[at + 4])
+  while at <= last do
+    local n, _, blobs = options(at)
+    keep_blobs(blobs)
+    at = at + 3 + n
   end
   return 0
 end
@@ -32,18 +45,20 @@ local time = now()
 local sequence = 0
 if state == 'queued' then
   -- More than are needed, but none twice.
-  sequence = redis.call('HINCRBY', KEYS[1], 'sequence', #ARGV) - #ARGV
+  sequence = redis.call('HINCRBY', KEYS[1], 'sequence', last) - last
 end
 local made, ranked, n_for = {}, {}, {}
-local at = 8
-while at <= #ARGV do
-  local id, n = ARGV[at], tonumber(ARGV[at + 4])
+local n_made, at = 0, 8
+while at <= last do
+  local id, payload = ARGV[at], ARGV[at + 1]
   local key = ARGV[4] .. id
-  made[#made + 1] = id
+  local n, priority, blobs, target = options(at)
+  local from, to = at + 3, at + 2 + n
+  n_made = n_made + 1
+  made[n_made] = id
   if state == 'queued' then
-    local rank = string.format('%.0f', sequence + #made - tonumber(ARGV[at + 1]) * 1099511627776)
-    redis.call('HSET', key, 'state', state, 'rank', rank, 'pushed_at', time, unpack(ARGV, at + 5, at + 4 + n))
-    local target = ARGV[at + 2]
+    local rank = string.format('%.0f', sequence + n_made - priority * 1099511627776)
+    redis.call('HSET', key, 'state', state, 'rank', rank, 'pushed_at', time, 'payload', payload, unpack(ARGV, from, to))
     if target ~= '' and redis.call('SISMEMBER', KEYS[5], target) == 1 then
       redis.call('ZADD', ARGV[6] .. target, rank, id)
       n_for[target] = (n_for[target] or 0) + 1
@@ -51,17 +66,14 @@ while at <= #ARGV do
       ranked[#ranked + 1] = rank
       ranked[#ranked + 1] = id
     end
-  elseif state == 'running' then
-    redis.call('HSET', key, 'state', state, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time,
-      'started_at', time, unpack(ARGV, at + 5, at + 4 + n))
   else
     redis.call('HSET', key, 'state', state, 'rank', 0, 'attempt', 1, 'worker', worker, 'pushed_at', time,
-      'ended_at', time, unpack(ARGV, at + 5, at + 4 + n))
+      state == 'running' and 'started_at' or 'ended_at', time, 'payload', payload, unpack(ARGV, from, to))
   end
-  for blob in string.gmatch(ARGV[at + 3], '%S+') do
-    redis.call('PERSIST', ARGV[5] .. blob)
+  if blobs ~= '' then
+    keep_blobs(blobs)
   end
-  at = at + 5 + n
+  at = to + 1
 end
 if #made == 0 then
   return 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rush_executor._protocol.names import GROUPS, RESERVED, check_names
+from rush_executor._protocol.names import GROUPS, RESERVED, check_inputs, check_names
 from rush_executor._view.table import TaskRow
 
 NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name not in RESERVED)
@@ -80,3 +80,12 @@ def test_all_mappings_will_do() -> None:
     check_names(MappingProxyType({"x": 1}), {np.str_("y"): 2}, {})
     with pytest.raises(ValueError, match=r"'x'.* is an input"):
         check_names(MappingProxyType({"x": 1}), {np.str_("x"): 2}, {})
+
+
+def test_all_rows_of_a_batch_are_checked() -> None:
+    """Not only the first of each kind, and not only dicts."""
+    rows: list[Any] = [{"x": 1}, {"x": 2}, MappingProxyType({"y": 1})]
+    check_inputs(rows)
+    for bad, error in (({"state": 1}, ValueError), ({1: 1}, TypeError), ([1], TypeError), ([[]], TypeError)):
+        with pytest.raises(error, match=r"state|Names in xs must be str|xs must be a mapping"):
+            check_inputs([*rows, bad, {"x": 3}])
