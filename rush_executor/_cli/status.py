@@ -6,14 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from rush_executor._cli.output import Block, Column, Line, Table, age_text, print_blocks, print_json, printable
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._view.lookout import Picture
@@ -33,10 +26,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
-    add_server_options(parser)
-    add_network_option(parser, "the network")
-    add_secret_option(parser)
-    add_json_option(parser)
+    add_target_options(parser, has_secret=True)
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

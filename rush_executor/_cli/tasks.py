@@ -18,14 +18,7 @@ from rush_executor._cli.output import (
     print_json,
     printable,
 )
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._network.control import Controller
@@ -83,11 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kill", action="store_true", help="also end tasks that are running, with their worker process"
     )
     for action in (listing, show, retry, cancel):
-        add_server_options(action)
-        add_network_option(action)
-        add_json_option(action)
-    for action in (listing, show):
-        add_secret_option(action)
+        add_target_options(action, has_secret=action in (listing, show))
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:
