@@ -1,6 +1,6 @@
 """scikit-learn on joblib's backends "loky" and "rush": a table of ratios, and whether the bar is reached.
 
-    python benchmarks/joblib_backend.py [--quick] [--workers N] [--json FILE] [--no-bars]
+    python benchmarks/joblib_backend.py [--workers N] [--rounds N] [--searches N] [--json FILE] [--no-bars]
 
 How it is measured:
 - Each figure comes from a new process for each backend, which searches a grid with `GridSearchCV` several times: the
@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,15 +30,19 @@ from typing import Any
 
 import numpy as np
 from joblib import parallel_config
+from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import SVC
 
-import rush_executor.joblib  # noqa: F401 - registers the backend
+import rush_executor.joblib
 
 BACKENDS = ("loky", "rush")
+Figures = list[float]
+# By search and backend, one for each round.
+Rounds = dict[str, dict[str, list[Figures]]]
 
 
 # ----------------------------------------------------------------------------------------------------- the searches
@@ -84,12 +89,17 @@ SEARCHES = {
 }
 
 
-def search(name: str, backend: str, n_workers: int, n_fits: int) -> list[float]:
-    """Searches a grid again and again in this process; returns the seconds that each search took."""
+def search(name: str, backend: str, n_workers: int, n_searches: int) -> Figures:
+    """Searches a grid again and again in this process.
+
+    Returns:
+        The seconds that each search took, and last the CPU time of this process and its workers.
+    """
     estimator, grid, x, y = SEARCHES[name].make()
     seconds: list[float] = []
     first = None
-    for _ in range(n_fits):
+    before = cpu_time()
+    for _ in range(n_searches):
         began_at = time.perf_counter()
         with parallel_config(backend=backend, n_jobs=n_workers):
             found = GridSearchCV(estimator, grid, cv=3).fit(x, y)
@@ -97,40 +107,49 @@ def search(name: str, backend: str, n_workers: int, n_fits: int) -> list[float]:
         scores = found.cv_results_["mean_test_score"]
         assert first is None or np.array_equal(scores, first)
         first = scores
-    return seconds
+    # Their time is this process's when they have ended.
+    get_reusable_executor().shutdown() if backend == "loky" else rush_executor.joblib.shutdown()
+    return [*seconds, cpu_time() - before]
+
+
+def cpu_time() -> float:
+    """CPU seconds of this process and of those of its descendants that have ended."""
+    return sum(sum(resource.getrusage(whose)[:2]) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 # ------------------------------------------------------------------------------------------------------ the rounds
 
 
-def run(name: str, backend: str, n_workers: int, n_fits: int) -> list[float]:
+def run(name: str, backend: str, n_workers: int, n_searches: int) -> Figures:
     """`search` in a process of its own."""
-    options = ["--search", name, "--backend", backend, "--workers", str(n_workers), "--fits", str(n_fits)]
+    options = ["--search", name, "--backend", backend, "--workers", str(n_workers), "--searches", str(n_searches)]
     done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{name} on {backend} failed:\n{done.stderr}")
-    seconds: list[float] = json.loads(done.stdout)
-    return seconds
+    figures: Figures = json.loads(done.stdout)
+    return figures
 
 
-def measure(n_workers: int, n_rounds: int, n_fits: int) -> dict[str, dict[str, list[list[float]]]]:
-    """By search and backend, the seconds of each round's searches."""
-    figures: dict[str, dict[str, list[list[float]]]] = {name: {b: [] for b in BACKENDS} for name in SEARCHES}
+def measure(n_workers: int, n_rounds: int, n_searches: int) -> Rounds:
+    """The figures of all rounds."""
+    figures: Rounds = {name: {backend: [] for backend in BACKENDS} for name in SEARCHES}
     for i in range(n_rounds):
         for name, by_backend in figures.items():
             say(f"round {i + 1} of {n_rounds}: {SEARCHES[name].what}")
             for backend in BACKENDS if i % 2 else reversed(BACKENDS):
-                by_backend[backend].append(run(name, backend, n_workers, n_fits))
+                by_backend[backend].append(run(name, backend, n_workers, n_searches))
     say("")
     return figures
 
 
-def print_table(figures: dict[str, dict[str, list[list[float]]]]) -> bool:
+def print_table(figures: Rounds) -> bool:
     """Prints the table; returns whether all bars are reached."""
-    parts: dict[str, Callable[[list[float]], float]] = {
-        "all searches, s": sum,
-        "  the first": lambda s: s[0],
-        "  each other": lambda s: statistics.mean(s[1:]),
+    total = "all searches, s"
+    parts: dict[str, Callable[[Figures], float]] = {
+        total: lambda f: sum(f[:-1]),
+        "  the first": lambda f: f[0],
+        "  each other": lambda f: statistics.mean(f[1:-1]),
+        "CPU time, s": lambda f: f[-1],
     }
     lines = [["what", "loky", "rush", "ratio", "bar", "verdict"]]
     is_reached = True
@@ -138,9 +157,9 @@ def print_table(figures: dict[str, dict[str, list[list[float]]]]) -> bool:
         searched = SEARCHES[name]
         lines.append([searched.what, "", "", "", "", ""])
         for part, of in parts.items():
-            loky, rush = ([of(seconds) for seconds in by_backend[backend]] for backend in BACKENDS)
+            loky, rush = ([of(each) for each in by_backend[backend]] for backend in BACKENDS)
             ratios = [b / a for a, b in zip(loky, rush, strict=True)]
-            bar = searched.bar if of is sum else None
+            bar = searched.bar if part == total else None
             verdict = ""
             if bar is not None:
                 is_ok = statistics.median(ratios) <= bar
@@ -168,21 +187,21 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of each backend (2)")
-    parser.add_argument("--quick", action="store_true", help="two rounds: to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--no-bars", action="store_true", help="exit with 0 also when the bar is missed")
-    parser.add_argument("--fits", type=int, default=3, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
+    parser.add_argument("--searches", type=int, default=4, metavar="N", help="searches in each process (4)")
     parser.add_argument("--search", choices=SEARCHES, help=argparse.SUPPRESS)
     parser.add_argument("--backend", choices=BACKENDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.search is not None:
-        print(json.dumps(search(options.search, options.backend, options.workers, options.fits)))
+        print(json.dumps(search(options.search, options.backend, options.workers, options.searches)))
         return 0
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-        f"{options.workers} workers, {options.fits} searches in each process\n"
+        f"{options.workers} workers, {options.searches} searches in each process\n"
     )
-    figures = measure(options.workers, 2 if options.quick else 7, options.fits)
+    figures = measure(options.workers, options.rounds, options.searches)
     is_reached = print_table(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1))

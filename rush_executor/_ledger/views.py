@@ -15,6 +15,7 @@ from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.facts import parse_info
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import n_starts
 from rush_executor._protocol.states import (
     DRAINING,
     FAILED,
@@ -49,7 +50,7 @@ class Record(NamedTuple):
         more: Sealed, what came with the outcome; empty for none.
         worker_id: Who runs it or has run it; empty for nobody.
         pushed_at, started_at, ended_at: Seconds since 1970 by the server's clock; None where that has not happened.
-        attempt: How many times it was claimed.
+        n_attempts: How many times it was started.
         blob_id: Where the payload is, if it was too large for the record.
         is_call: Whether it is an executor's task.
     """
@@ -64,7 +65,7 @@ class Record(NamedTuple):
     pushed_at: float | None
     started_at: float | None
     ended_at: float | None
-    attempt: int
+    n_attempts: int
     blob_id: str
     is_call: bool
 
@@ -323,9 +324,10 @@ def _ring(reply: list[Any] | None, ring: bytes) -> bytes:
 def _records(reply: list[Any]) -> list[Record]:
     records = []
     for i in range(2, len(reply), 2):
-        state, payload, outcome, extra, more, worker, pushed, started, ended, attempt, blob, client = reply[i + 1]
+        state, payload, outcome, extra, more, worker, *others, blob, client = reply[i + 1]
         if state is None:
             continue
+        pushed, started, ended, claims, losses = others
         records.append(
             Record(
                 reply[i].decode(),
@@ -338,7 +340,7 @@ def _records(reply: list[Any]) -> list[Record]:
                 float(pushed) if pushed else None,
                 float(started) if started else None,
                 float(ended) if ended else None,
-                int(attempt) if attempt else 0,
+                n_starts(state.decode(), int(claims or 0), int(losses or 0), (outcome or b"")[:1]),
                 blob.decode() if blob else "",
                 client is not None,
             )

@@ -16,6 +16,6 @@ end
 for _, id in ipairs(ids) do
   reply[#reply + 1] = id
   reply[#reply + 1] = redis.call('HMGET', ARGV[1] .. id, 'state', 'payload', 'outcome', 'extra', 'more', 'worker',
-    'pushed_at', 'started_at', 'ended_at', 'attempt', 'blob', 'client')
+    'pushed_at', 'started_at', 'ended_at', 'attempt', 'losses', 'blob', 'client')
 end
 return reply
