@@ -67,9 +67,7 @@ def _numbers(picture: Picture) -> tuple[int, ...]:
 
 def title_line(server: str, picture: Picture) -> Line:
     """Which network this is."""
-    durable = "durable, " if picture.is_durable else ""
-    whose = "keeps its tasks" if picture.kind == "tasks" else "an executor's"
-    return Line(f"network {printable(picture.network)} ({durable}{whose}) on {server}", "bold")
+    return Line(f"network {printable(picture.network)} ({picture.description}) on {server}", "bold")
 
 
 def count_blocks(picture: Picture, rate: float | None) -> list[Block]:

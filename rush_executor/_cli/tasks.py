@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
-    "Lists tasks, shows one, queues failed ones again, takes some out of the queue. Of an executor's network there are "
-    "those that are queued or running, unless it is durable: what has ended is with the program that submitted it."
+    "Lists tasks (also without an ACTION), shows one, queues failed ones again, takes some out of the queue. Of an "
+    "executor's network there are those that are queued or running, unless it is durable: what "
+    "has ended is with the program that submitted it."
 )
 EXAMPLES = """\
   rush-executor tasks list --state running

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
-    "Lists workers, or asks their agents to end some: after the task that they run (stop), now (kill: the task fails), "
-    "or after the task and to start others in their place (restart). The workers of a RushExecutor are started again "
-    "when none of them is left, as long as its program lives."
+    "Lists workers (also without an ACTION), or asks their agents to end some: after the task that they run (stop), "
+    "now (kill: the task fails), or after the task and to start others in their place (restart). The workers of a "
+    "RushExecutor are started again when none of them is left, as long as its program lives."
 )
 EXAMPLES = """\
   rush-executor workers list
