@@ -1,15 +1,15 @@
 """scikit-learn on joblib's backends "loky" and "rush": a table of ratios, and whether the bar is reached.
 
-    python benchmarks/joblib_backend.py [--quick] [--workers N] [--json FILE] [--no-bars]
+    python benchmarks/joblib_backend.py [--workers N] [--rounds N] [--only NAME] [--json FILE] [--no-bars]
 
 How it is measured:
-- Each figure comes from a new process for each backend, which searches a grid with `GridSearchCV` several times: the
-  first search starts the workers, the others find them. What counts is the sum, so the start counts once.
-- The backends take turns, and take turns at being first; a round is one process of each. A figure is the median of the
-  rounds, with the smallest and the largest in brackets; a ratio is the median of the rounds' ratios.
-- Importing scikit-learn and making the data are not measured in the process that calls `fit`; in the workers they are,
-  as part of the first search.
-- Both backends must find the same: the process fails if a search gives other scores than the one before.
+- A grid is searched with `GridSearchCV` in one process, on one backend and then on the other, by turns at being first.
+  What another program does at that time slows down both.
+- The first search on each backend starts its workers, which then import scikit-learn; it stands apart, and is one
+  figure. All others find the workers there. A figure of theirs is the median, with the smallest and the largest in
+  brackets; a ratio is the median of the ratios of neighbours.
+- CPU time is that of this process and all its descendants: workers, agent and server.
+- All searches must find the same scores: the program fails if they do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from joblib import parallel_config
 from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import Ridge
@@ -38,6 +38,8 @@ from sklearn.svm import SVC
 import rush_executor.joblib  # noqa: F401 - registers the backend
 
 BACKENDS = ("loky", "rush")
+# Seconds and CPU seconds of a search.
+Cost = tuple[float, float]
 
 
 # ----------------------------------------------------------------------------------------------------- the searches
@@ -84,63 +86,57 @@ SEARCHES = {
 }
 
 
-def search(name: str, backend: str, n_workers: int, n_fits: int) -> list[float]:
-    """Searches a grid again and again in this process; returns the seconds that each search took."""
-    estimator, grid, x, y = SEARCHES[name].make()
-    seconds: list[float] = []
-    first = None
-    for _ in range(n_fits):
-        began_at = time.perf_counter()
-        with parallel_config(backend=backend, n_jobs=n_workers):
-            found = GridSearchCV(estimator, grid, cv=3).fit(x, y)
-        seconds.append(time.perf_counter() - began_at)
-        scores = found.cv_results_["mean_test_score"]
-        assert first is None or np.array_equal(scores, first)
-        first = scores
-    return seconds
+def search(backend: str, n_workers: int, grid: tuple[Any, ...]) -> tuple[Cost, np.ndarray]:
+    """Searches a grid once; returns what it took, and the scores."""
+    estimator, settings, x, y = grid
+    cpu, began_at = cpu_time(), time.perf_counter()
+    with parallel_config(backend=backend, n_jobs=n_workers):
+        found = GridSearchCV(estimator, settings, cv=3).fit(x, y)
+    seconds = time.perf_counter() - began_at
+    return (seconds, cpu_time() - cpu), found.cv_results_["mean_test_score"]
 
 
-# ------------------------------------------------------------------------------------------------------ the rounds
+def cpu_time() -> float:
+    """CPU seconds of this process and its descendants, which all live on."""
+    me = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
 
 
-def run(name: str, backend: str, n_workers: int, n_fits: int) -> list[float]:
-    """`search` in a process of its own."""
-    options = ["--search", name, "--backend", backend, "--workers", str(n_workers), "--fits", str(n_fits)]
-    done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} on {backend} failed:\n{done.stderr}")
-    seconds: list[float] = json.loads(done.stdout)
-    return seconds
-
-
-def measure(n_workers: int, n_rounds: int, n_fits: int) -> dict[str, dict[str, list[list[float]]]]:
-    """By search and backend, the seconds of each round's searches."""
-    figures: dict[str, dict[str, list[list[float]]]] = {name: {b: [] for b in BACKENDS} for name in SEARCHES}
-    for i in range(n_rounds):
-        for name, by_backend in figures.items():
-            say(f"round {i + 1} of {n_rounds}: {SEARCHES[name].what}")
-            for backend in BACKENDS if i % 2 else reversed(BACKENDS):
-                by_backend[backend].append(run(name, backend, n_workers, n_fits))
+def measure(name: str, n_workers: int, n_rounds: int) -> dict[str, list[Cost]]:
+    """By backend, what the first search took, and then each other."""
+    grid = SEARCHES[name].make()
+    costs: dict[str, list[Cost]] = {backend: [] for backend in BACKENDS}
+    expected = None
+    for i in range(n_rounds + 1):
+        say(f"{SEARCHES[name].what}: {i} of {n_rounds}")
+        for backend in BACKENDS if i % 2 else reversed(BACKENDS):
+            cost, scores = search(backend, n_workers, grid)
+            costs[backend].append(cost)
+            assert expected is None or np.array_equal(scores, expected)
+            expected = scores
     say("")
-    return figures
+    return costs
 
 
-def print_table(figures: dict[str, dict[str, list[list[float]]]]) -> bool:
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def print_table(figures: dict[str, dict[str, list[Cost]]]) -> bool:
     """Prints the table; returns whether all bars are reached."""
-    parts: dict[str, Callable[[list[float]], float]] = {
-        "all searches, s": sum,
-        "  the first": lambda s: s[0],
-        "  each other": lambda s: statistics.mean(s[1:]),
+    parts: dict[str, Callable[[list[Cost]], list[float]]] = {
+        "the first, s": lambda costs: [costs[0][0]],
+        "each other, s": lambda costs: [seconds for seconds, _ in costs[1:]],
+        "CPU time, s": lambda costs: [cpu for _, cpu in costs[1:]],
     }
     lines = [["what", "loky", "rush", "ratio", "bar", "verdict"]]
     is_reached = True
-    for name, by_backend in figures.items():
+    for name, costs in figures.items():
         searched = SEARCHES[name]
         lines.append([searched.what, "", "", "", "", ""])
         for part, of in parts.items():
-            loky, rush = ([of(seconds) for seconds in by_backend[backend]] for backend in BACKENDS)
+            loky, rush = (of(costs[backend]) for backend in BACKENDS)
             ratios = [b / a for a, b in zip(loky, rush, strict=True)]
-            bar = searched.bar if of is sum else None
+            bar = searched.bar if part == "each other, s" else None
             verdict = ""
             if bar is not None:
                 is_ok = statistics.median(ratios) <= bar
@@ -168,21 +164,16 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of each backend (2)")
-    parser.add_argument("--quick", action="store_true", help="two rounds: to see that it works")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="searches on each backend (10)")
+    parser.add_argument("--only", choices=SEARCHES, action="append", help="only this search")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--no-bars", action="store_true", help="exit with 0 also when the bar is missed")
-    parser.add_argument("--fits", type=int, default=3, help=argparse.SUPPRESS)
-    parser.add_argument("--search", choices=SEARCHES, help=argparse.SUPPRESS)
-    parser.add_argument("--backend", choices=BACKENDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.search is not None:
-        print(json.dumps(search(options.search, options.backend, options.workers, options.fits)))
-        return 0
     print(
         f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-        f"{options.workers} workers, {options.fits} searches in each process\n"
+        f"{options.workers} workers, {options.rounds} searches on each backend\n"
     )
-    figures = measure(options.workers, 2 if options.quick else 7, options.fits)
+    figures = {name: measure(name, options.workers, options.rounds) for name in options.only or SEARCHES}
     is_reached = print_table(figures)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1))

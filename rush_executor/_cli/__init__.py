@@ -42,6 +42,9 @@ EXIT_CODES = {
     141: "whoever read the output has closed it",
 }
 
+# Without a word that says what to do, they list.
+_LISTS = ("tasks", "workers")
+
 _DESCRIPTION = "Networks of workers for RushExecutor and Rush, on a Redis or Valkey server."
 _EPILOG = """\
 Which server: --url, --url-file or RUSH_URL. A password belongs into the file or the variable: others on
@@ -62,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     # The options that may stand before it have no values.
     wanted = next((word for word in words if not word.startswith("-")), "")
+    if wanted in _LISTS:
+        at = words.index(wanted) + 1
+        if not words[at:] or (words[at].startswith("-") and words[at] not in ("-h", "--help")):
+            words.insert(at, "list")
     args = make_parser([wanted]).parse_args(words)
     command = importlib.import_module(f"rush_executor._cli.{args.command}")
     try:
@@ -74,12 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        from rush_executor._cli.errors import exit_code_of
+        from rush_executor._cli.errors import error_text, exit_code_of
 
         failed = exit_code_of(error)
         if failed is None:
             raise
-        print(f"rush-executor: {error}", file=sys.stderr)
+        print(f"rush-executor: {error_text(error)}", file=sys.stderr)
         return failed
     return code
 

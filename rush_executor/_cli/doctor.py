@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rush_executor._cli.output import Column, Line, Table, print_blocks, print_json, printable
-from rush_executor._cli.target import Fail, Target, add_json_option, add_network_option, add_server_options
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
@@ -22,9 +22,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
-    add_server_options(parser)
-    add_network_option(parser, "the network to check as well")
-    add_json_option(parser)
+    add_target_options(parser)
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

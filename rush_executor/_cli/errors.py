@@ -5,7 +5,7 @@ from __future__ import annotations
 from rush_executor._ledger.connection import NetworkGone, Refused, WorkerGone
 from rush_executor.errors import RushError
 
-__all__ = ["FAILED", "NOT_THERE", "NotThere", "exit_code_of"]
+__all__ = ["FAILED", "NOT_THERE", "NotThere", "error_text", "exit_code_of"]
 
 FAILED = 1
 NOT_THERE = 3
@@ -20,3 +20,10 @@ def exit_code_of(error: BaseException) -> int | None:
     if isinstance(error, NotThere):
         return NOT_THERE
     return FAILED if isinstance(error, RushError | Refused | NetworkGone | WorkerGone | OSError) else None
+
+
+def error_text(error: BaseException) -> str:
+    """What is told of it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rush_executor._cli.output import print_json, printable
-from rush_executor._cli.target import Fail, Target, add_json_option, add_network_option, add_server_options
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._protocol.logs import LogRecord
@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("log", "stdout", "stderr"),
         help="only what was logged, or printed; may be given several times",
     )
-    add_server_options(parser)
-    add_network_option(parser)
-    add_json_option(parser, "print each record as a line of JSON")
+    add_target_options(parser, json_text="print each record as a line of JSON")
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

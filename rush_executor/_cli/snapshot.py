@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rush_executor._cli.output import Line, instant_text, print_blocks, print_json, printable
-from rush_executor._cli.target import Fail, Target, add_json_option, add_network_option, add_server_options
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._network.snapshots import NetworkSnapshot
@@ -26,9 +26,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("file", metavar="FILE", help="the file; by custom its name ends in .rush")
-    add_server_options(parser)
-    add_network_option(parser)
-    add_json_option(parser)
+    add_target_options(parser)
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

@@ -6,14 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from rush_executor._cli.output import Block, Column, Line, Table, age_text, print_blocks, print_json, printable
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._view.lookout import Picture
@@ -33,10 +26,7 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
-    add_server_options(parser)
-    add_network_option(parser, "the network")
-    add_secret_option(parser)
-    add_json_option(parser)
+    add_target_options(parser, has_secret=True)
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:
@@ -77,9 +67,7 @@ def _numbers(picture: Picture) -> tuple[int, ...]:
 
 def title_line(server: str, picture: Picture) -> Line:
     """Which network this is."""
-    durable = "durable, " if picture.is_durable else ""
-    whose = "keeps its tasks" if picture.kind == "tasks" else "an executor's"
-    return Line(f"network {printable(picture.network)} ({durable}{whose}) on {server}", "bold")
+    return Line(f"network {printable(picture.network)} ({picture.description}) on {server}", "bold")
 
 
 def count_blocks(picture: Picture, rate: float | None) -> list[Block]:

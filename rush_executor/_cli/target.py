@@ -28,6 +28,7 @@ __all__ = [
     "add_network_option",
     "add_secret_option",
     "add_server_options",
+    "add_target_options",
     "read_text",
     "required_network",
     "required_url",
@@ -43,6 +44,23 @@ _NOT_HERE = (
     "the URL has a password, and others on this machine can read a command line: put it into RUSH_URL, or into a file "
     "for --url-file"
 )
+
+
+def add_target_options(
+    parser: argparse.ArgumentParser, *, has_secret: bool = False, json_text: str = "print JSON"
+) -> None:
+    """Adds what a command about a network takes: which server, which network, JSON.
+
+    Args:
+        parser: Where to.
+        has_secret: Whether it opens payloads.
+        json_text: What is said of the option for JSON.
+    """
+    add_server_options(parser)
+    add_network_option(parser)
+    if has_secret:
+        add_secret_option(parser)
+    add_json_option(parser, json_text)
 
 
 def add_server_options(parser: argparse.ArgumentParser, *, is_found: bool = True) -> None:

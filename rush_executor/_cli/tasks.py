@@ -18,14 +18,7 @@ from rush_executor._cli.output import (
     print_json,
     printable,
 )
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._network.control import Controller
@@ -35,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
-    "Lists tasks, shows one, queues failed ones again, takes some out of the queue. Of an executor's network there are "
-    "those that are queued or running, unless it is durable: what has ended is with the program that submitted it."
+    "Lists tasks (also without an ACTION), shows one, queues failed ones again, takes some out of the queue. Of an "
+    "executor's network there are those that are queued or running, unless it is durable: what "
+    "has ended is with the program that submitted it."
 )
 EXAMPLES = """\
   rush-executor tasks list --state running
@@ -83,11 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kill", action="store_true", help="also end tasks that are running, with their worker process"
     )
     for action in (listing, show, retry, cancel):
-        add_server_options(action)
-        add_network_option(action)
-        add_json_option(action)
-    for action in (listing, show):
-        add_secret_option(action)
+        add_target_options(action, has_secret=action in (listing, show))
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

@@ -22,14 +22,7 @@ from rush_executor._cli.output import (
     terminal_width,
 )
 from rush_executor._cli.status import count_blocks, rate_text, title_line, worker_table
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._view.lookout import Meter, Picture
@@ -57,14 +50,11 @@ _LOOK_TWICE_S = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
-    add_server_options(parser)
-    add_network_option(parser)
-    add_secret_option(parser)
     parser.add_argument(
         "--interval", type=float, default=1.0, metavar="S", help="seconds between pictures (default: 1)"
     )
     parser.add_argument("--once", action="store_true", help="one picture, after a second; then end")
-    add_json_option(parser, "print each picture as a line of JSON")
+    add_target_options(parser, has_secret=True, json_text="print each picture as a line of JSON")
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

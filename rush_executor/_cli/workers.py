@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 from rush_executor._cli.output import Column, Line, Table, instant_text, print_blocks, print_json, printable
 from rush_executor._cli.status import worker_table
-from rush_executor._cli.target import (
-    Fail,
-    Target,
-    add_json_option,
-    add_network_option,
-    add_secret_option,
-    add_server_options,
-)
+from rush_executor._cli.target import Fail, Target, add_target_options
 
 if TYPE_CHECKING:
     from rush_executor._view.lookout import Picture, WorkerLine
@@ -24,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
-    "Lists workers, or asks their agents to end some: after the task that they run (stop), now (kill: the task fails), "
-    "or after the task and to start others in their place (restart). The workers of a RushExecutor are started again "
-    "when none of them is left, as long as its program lives."
+    "Lists workers (also without an ACTION), or asks their agents to end some: after the task that they run (stop), "
+    "now (kill: the task fails), or after the task and to start others in their place (restart). The workers of a "
+    "RushExecutor are started again when none of them is left, as long as its program lives."
 )
 EXAMPLES = """\
   rush-executor workers list
@@ -47,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list workers", description="Lists workers, and what each runs.")
     listing.add_argument("--ended", action="store_true", help="those that have ended, where the network keeps that")
-    add_secret_option(listing)
     parsers = [listing]
     for name, (_, text) in _HOW.items():
         action = actions.add_parser(name, help=text, description=f"{name.capitalize()} workers: {text}.")
@@ -56,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--wait", type=float, metavar="S", help="wait until they have ended, for S seconds at most")
         parsers.append(action)
     for action in parsers:
-        add_server_options(action)
-        add_network_option(action)
-        add_json_option(action)
+        add_target_options(action, has_secret=action is listing)
 
 
 def run(args: argparse.Namespace, fail: Fail) -> int:

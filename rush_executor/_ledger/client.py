@@ -15,10 +15,9 @@ from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
-from rush_executor._protocol.records import NewTask, StoredBody, chunk_name
+from rush_executor._protocol.records import ATTEMPTS_PER_PUSH, NewTask, StoredBody, chunk_name
 
 __all__ = [
-    "ATTEMPTS_PER_PUSH",
     "KILL_MS",
     "START",
     "CancelReply",
@@ -37,8 +36,6 @@ _BLOCK_MS: Final = int(BLOCK_S * 1000)
 _RETIRE_BATCH: Final = 2000
 # How long the wish to end a task waits for an agent that is away.
 KILL_MS: Final = 60_000
-# More claims than one push of a task will ever see.
-ATTEMPTS_PER_PUSH: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

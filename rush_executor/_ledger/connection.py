@@ -152,11 +152,16 @@ def check_server(url: str) -> None:
     pool = open_pool(url)
     try:
         info: Any = connect(pool).info("server")
-    except ResponseError as error:
-        if isinstance(error, NoPermissionError):
-            # It answers, and does not tell its version: the first command will show.
-            return
-        raise ServerError(f"the server at {redact(url)} does not let us in: {error}") from error
+    except NoPermissionError:
+        # It answers, and does not tell its version: the first command will show.
+        return
+    except (ResponseError, AuthenticationError, AuthorizationError) as error:
+        wanted = ""
+        if isinstance(error, AuthenticationError):
+            wanted = ". Has the URL the right password? redis://:PASSWORD@host, or redis://USER:PASSWORD@host"
+        raise ServerError(
+            f"the server at {redact(url)} does not let us in: {str(error).rstrip('.')}{wanted}"
+        ) from error
     except RedisError as error:
         if isinstance(error, RedisConnectionError) and "connecting to" not in str(error):
             # Most often the reason comes too late to be read: the line is closed already when something is sent.

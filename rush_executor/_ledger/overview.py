@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from rush_executor._ledger.client import ATTEMPTS_PER_PUSH
 from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys, network_of_key, network_pattern
-from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG
+from rush_executor._protocol.records import n_starts
 from rush_executor._protocol.states import DRAINING, FAILED, FINISHED, KILLED, LOST, QUEUED, RUNNING, TERMINATED
 
 __all__ = ["Overview", "OverviewReader", "TaskPeek", "WorkerLook", "find_networks"]
@@ -92,8 +91,8 @@ class TaskPeek(NamedTuple):
         state: Its state.
         worker_id: Who runs it or has run it; empty for nobody.
         client_id: The client that waits for it; empty for a task that is the network's own.
-        n_attempts: How many times it was run, this time included: again after a worker was lost over it, or after a
-            failure. Not how often it was claimed: that is more, where it was given back.
+        n_attempts: How many times it was started, this time included: again after a worker was lost over it, or after
+            a failure.
         pushed_at, started_at, ended_at: Seconds since 1970 by the server's clock; None for not (yet), or not known.
         head: Beginning of its payload, sealed or not.
         size: Length of the payload in the record, in bytes.
@@ -251,17 +250,13 @@ def find_networks(channel: Channel) -> list[str]:
 
 def _peek(raw: list[Any]) -> TaskPeek:
     task, state, worker, client, n_claims, losses, pushed, started, ended, head, size, blob, tag = raw
-    # The end that a worker's loss was to it has been counted with the losses.
-    n_attempts = (
-        int(losses or 0) + int(n_claims or 0) // ATTEMPTS_PER_PUSH + (tag not in (LOST_TAG, TIMEOUT_TAG, KILLED_TAG))
-    )
     is_started = state.decode() != QUEUED
     return TaskPeek(
         task.decode(),
         state.decode(),
         worker.decode() if is_started else "",
         client.decode(),
-        n_attempts if n_claims and (is_started or n_attempts > 1) else 0,
+        n_starts(state.decode(), int(n_claims or 0), int(losses or 0), tag),
         _instant(pushed),
         # A task that was given back to the queue still says when it was started.
         _instant(started) if is_started else None,

@@ -14,6 +14,7 @@ from rush_executor._ledger.connection import Channel
 from rush_executor._ledger.facts import parse_info
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.keys import Keys
+from rush_executor._protocol.records import n_starts
 from rush_executor._protocol.states import (
     DRAINING,
     FAILED,
@@ -47,7 +48,7 @@ class Record(NamedTuple):
         more: Sealed, what came with the outcome; empty for none.
         worker_id: Who runs it or has run it; empty for nobody.
         pushed_at, started_at, ended_at: Seconds since 1970 by the server's clock; None where that has not happened.
-        attempt: How many times it was claimed.
+        n_attempts: How many times it was started.
         blob_id: Where the payload is, if it was too large for the record.
         is_call: Whether it is an executor's task.
     """
@@ -62,7 +63,7 @@ class Record(NamedTuple):
     pushed_at: float | None
     started_at: float | None
     ended_at: float | None
-    attempt: int
+    n_attempts: int
     blob_id: str
     is_call: bool
 
@@ -333,7 +334,7 @@ def _records(reply: list[Any]) -> list[Record]:
     for i in range(2, len(reply), 5):
         head, payload, outcome, extra, more = reply[i : i + 5]
         # The worker's id may be anybody's choice, and have blanks in it.
-        task, state, pushed, started, ended, attempt, blob, client, worker = head.decode().split(" ", 8)
+        task, state, pushed, started, ended, claims, losses, blob, client, worker = head.decode().split(" ", 9)
         records.append(
             Record(
                 task,
@@ -346,7 +347,7 @@ def _records(reply: list[Any]) -> list[Record]:
                 float(pushed) if pushed else None,
                 float(started) if started else None,
                 float(ended) if ended else None,
-                int(attempt or 0),
+                n_starts(state, int(claims or 0), int(losses or 0), outcome[:1]),
                 blob,
                 client != "",
             )

@@ -78,8 +78,11 @@ def write_snapshot(path: str | os.PathLike[str], sections: Iterable[Section]) ->
             os.fsync(file.fileno())
             size = file.tell()
         draft.replace(target)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == os.fspath(draft):
+            # What is told is about the file that was asked for.
+            error.filename = os.fspath(path)
         raise
     _sync_directory(target.parent)
     return size

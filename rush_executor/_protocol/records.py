@@ -13,7 +13,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from rush_executor._protocol.states import QUEUED
+
 __all__ = [
+    "ATTEMPTS_PER_PUSH",
     "ATTEMPTS_TAG",
     "BROKEN_TAG",
     "CANCELLED_TAG",
@@ -35,6 +38,7 @@ __all__ = [
     "StoredBody",
     "TaskOptions",
     "chunk_name",
+    "n_starts",
 ]
 
 # What an agent may be asked to do with a worker: the wish is such a word, a colon and the worker's id. A wish without
@@ -61,6 +65,8 @@ MOVED_TAG = b"M"
 BROKEN_TAG = b"B"
 # Not the end of one task either: how many workers were lost over it. It stands before the outcome.
 ATTEMPTS_TAG = b"A"
+# More claims than one push of a task will ever see.
+ATTEMPTS_PER_PUSH = 1 << 20
 
 
 class TaskOptions(NamedTuple):
@@ -137,6 +143,22 @@ class Claim(NamedTuple):
     blob_id: str = ""
     is_once: bool = False
     timeout_s: float = 0.0
+
+
+def n_starts(state: str, n_claims: int, n_losses: int, outcome_tag: bytes) -> int:
+    """How many times a task was started, as far as its record tells: what was claimed and given back was not.
+
+    Args:
+        state: The task's.
+        n_claims: Its attempt number, which a push of it as a new one raises by `ATTEMPTS_PER_PUSH`.
+        n_losses: Starts that were charged: failures that were retried, and workers that were lost, the last one too.
+        outcome_tag: Empty while it has not ended.
+    """
+    has_another = n_claims > 0 and state != QUEUED and outcome_tag not in _CHARGED_OR_NOT_STARTED
+    return n_losses + n_claims // ATTEMPTS_PER_PUSH + has_another
+
+
+_CHARGED_OR_NOT_STARTED = (LOST_TAG, TIMEOUT_TAG, KILLED_TAG, REMOVED_TAG)
 
 
 @dataclass(frozen=True, slots=True)

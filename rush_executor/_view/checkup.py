@@ -258,8 +258,7 @@ def _network_checks(picture: Picture) -> Iterator[Check]:
     if not picture.kind:
         yield Check("network", WARN, f"there is no network {picture.network!r} yet", "is the name right?")
         return
-    kept = ", durable" if picture.is_durable else ""
-    yield Check("network", OK, f"{picture.network!r}, {picture.kind}{kept}")
+    yield Check("network", OK, f"{picture.network!r}, {picture.description}")
     if picture.is_broken:
         yield Check("workers", FAIL, "none can start", "the program's InitializerError says why")
         return

@@ -118,6 +118,12 @@ class Picture:
     n_workers_ended: dict[str, int]
     workers: list[WorkerLine]
 
+    @property
+    def description(self) -> str:
+        """What kind of network it is, for people."""
+        durable = "durable, " if self.is_durable else ""
+        return durable + ("keeps its tasks" if self.kind == TASKS else "an executor's")
+
 
 class Lookout:
     """Looks at one network.

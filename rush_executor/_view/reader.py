@@ -480,7 +480,7 @@ class NetworkView:
             record.pushed_at,
             record.started_at,
             record.ended_at,
-            record.attempt,
+            record.n_attempts,
         )
 
     def _readable(self, record: Record, error: PayloadError) -> tuple[_Row, _Row, BaseException | None, _Row]:

@@ -34,7 +34,7 @@ class TaskRow(NamedTuple):
         pushed_at: When it was created, in seconds since 1970-01-01 UTC by the server's clock; so are the next two.
         started_at: When its last attempt began; None before.
         ended_at: When it ended; None before.
-        attempts: How often it was started.
+        attempts: How often it was started: once more each time that its worker was lost over it, or it was retried.
     """
 
     key: str

@@ -6,12 +6,16 @@ A program's processes are found while it lives; when the client is gone they are
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -134,15 +138,29 @@ def guarded(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 
 class Terminal:
-    """A program that has a terminal, as one that a user started in a shell: what is typed is typed into that."""
+    """A program that has a terminal, as one that a user started in a shell: what is typed is typed into that.
 
-    def __init__(self, command: Sequence[str], *, directory: Path) -> None:
+    Args:
+        command: The program.
+        directory: Where it is started.
+        screen: Lines and columns, of a terminal that can place its cursor; None for one that only goes on.
+        **more: Variables of its environment.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, directory: Path, screen: tuple[int, int] | None = None, **more: str
+    ) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.chdir(directory)
-            os.execvpe(command[0], list(command), environment(TERM="dumb", PYTHON_BASIC_REPL="1"))  # noqa: S606
+            env = environment(TERM="dumb" if screen is None else "xterm", PYTHON_BASIC_REPL="1", **more)
+            if screen is not None:
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *screen, 0, 0))
+                env = {name: value for name, value in env.items() if name not in ("LINES", "COLUMNS")}
+            os.execvpe(command[0], list(command), env)  # noqa: S606
         self._text = ""
         self._seen = 0
+        self._size = screen or (0, 0)
 
     def read_until(self, wanted: str) -> str:
         """Waits until the program has printed something new, and returns what it had printed up to then."""
@@ -152,6 +170,12 @@ class Terminal:
                 raise AssertionError(f"the program did not print {wanted!r}, but {self._text!r}")
         begin, self._seen = self._seen, at + len(wanted)
         return self._text[begin : self._seen]
+
+    def screen(self) -> list[str]:
+        """What the program has on the screen by now, for one that fills it, in lines without their trailing blanks."""
+        while self._read(time.monotonic()):
+            pass
+        return _lines_on_screen(self._text.rpartition("\x1b[?1049h")[2], *self._size)
 
     def type(self, text: str) -> None:
         """Types; a final line break is return."""
@@ -200,3 +224,34 @@ class Terminal:
             return False
         self._text += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
+
+
+# Control sequences and what a terminal does with them: letter and number before it.
+_WRITTEN = re.compile(r"\x1b\[(?P<number>[?\d;]*)(?P<letter>[A-Za-z])|(?P<newline>\n)|(?P<text>[^\x1b\n]+)")
+
+
+def _lines_on_screen(written: str, n_lines: int, n_columns: int) -> list[str]:
+    """A terminal, as far as programs need it that begin each picture at the top left."""
+    lines = [" " * n_columns] * n_lines
+    y = x = 0
+    for token in _WRITTEN.finditer(written):
+        match token["letter"], token["number"]:
+            case ("H", ""):
+                y = x = 0
+            case ("K", ""):
+                lines[y] = lines[y][:x].ljust(n_columns)
+            case ("J", ""):
+                lines[y:] = [lines[y][:x].ljust(n_columns), *[" " * n_columns] * (n_lines - y - 1)]
+            case ("m" | "h" | "l", _):
+                # Colours; the cursor is shown or not.
+                pass
+            case (None, _) if token["newline"]:
+                y, x = y + 1, 0
+                assert y < n_lines, f"the screen is scrolled: {written!r}"
+            case (None, _):
+                assert x + len(token["text"]) <= n_columns, f"a line does not fit: {token['text']!r}"
+                lines[y] = lines[y][:x] + token["text"] + lines[y][x + len(token["text"]) :]
+                x += len(token["text"])
+            case _:
+                raise AssertionError(f"an unknown control sequence: {token[0]!r}")
+    return [line.rstrip() for line in lines]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 
 from rush_executor import Rush, RushExecutor, TaskKilledError
 from rush_executor._cli import main
-from tests.acceptance.programs import DEADLINE_S, REPOSITORY, environment
+from tests.acceptance.programs import DEADLINE_S, REPOSITORY, Terminal, environment
 
 Eventually = Callable[..., Any]
 # Who calls a command: words and options -> exit code, and what it has printed to standard output.
@@ -67,6 +69,16 @@ def rush(server_url: str) -> Iterator[Rush]:
         rush.wait_for_workers(2, timeout=DEADLINE_S)
         yield rush
         rush.reset()
+
+
+@contextlib.contextmanager
+def ended_at_once(executor: RushExecutor) -> Iterator[None]:
+    """Nobody waits for tasks that sleep for long, whatever a test finds."""
+    try:
+        yield
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        executor.kill_workers()
 
 
 def work(x: Any, name: str = "") -> dict[str, Any]:
@@ -143,6 +155,58 @@ def test_top(cli: Cli, executor: RushExecutor, eventually: Eventually) -> None:
     frame = ask(cli, "top --once --interval 0.1")
     assert frame["n_ended"] == 3
     assert frame["rate"] == 0
+
+
+@pytest.mark.parametrize("prelude", ["pass", "sys.modules['rich'] = None"], ids=["with rich", "without"])
+def test_the_screen_of_top(cli: Cli, server_url: str, eventually: Eventually, prelude: str) -> None:
+    """Workers, what each runs, throughput, queue, failures, as they are then; waits for a network, and ends with q."""
+    text = f"import sys; {prelude}; from rush_executor._cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", text, "top", "--interval", "0.2"]
+    top = Terminal(command, directory=REPOSITORY, screen=(24, 160), RUSH_URL=server_url)
+    try:
+        eventually(lambda: top.screen()[0] == f"waiting for a network on {server_url}")
+        with RushExecutor(2, url=server_url, network_id="calls") as executor, ended_at_once(executor):
+            failing = [executor.submit(int, text) for text in ("x", "y")]
+            assert all(future.exception(DEADLINE_S) for future in failing)
+            running = executor.submit(sleep_long, 600)
+            brief = [executor.submit(time.sleep, 0.02) for _ in range(1000)]
+
+            eventually(lambda: len(ask(cli, "workers list")) == 2)
+            pids = {worker["worker_id"]: str(worker["pid"]) for worker in ask(cli, "workers list")}
+
+            # What is seen may be half of one picture and half of the next, and between two tasks a worker is idle: so
+            # again, until all of it is right.
+            def is_right() -> bool:
+                n_done = sum(future.done() for future in brief)
+                lines = top.screen()
+                numbers = re.fullmatch(
+                    r"tasks    ([\d,]+) queued, (\d+) running, ([\d,]+) ended, ([\d.]+) per second", lines[2]
+                )
+                rows = [line.split() for line in lines if re.match("[0-9a-f]{16} ", line)]
+                if numbers is None or [len(row) for row in rows] != [10, 10]:
+                    return False
+                n_queued, n_running, n_ended, rate = (float(text.replace(",", "")) for text in numbers.groups())
+                return (
+                    lines[0] == f"network calls (an executor's) on {server_url}"
+                    and lines[3:6] == ["failed   2", "workers  2 on 1 host: 2 running", "clients  1"]
+                    and n_queued + n_running + n_ended == len(failing) + 1 + len(brief)
+                    # A picture is as old as the last look, and the server knows of an end before the program does.
+                    and abs(n_ended - len(failing) - n_done) < 100
+                    and 1 < rate < 100
+                    and {row[0]: row[2] for row in rows} == pids
+                    # Who has run the same task for longest comes first.
+                    and [row[5] for row in rows] == [f"{__name__}.sleep_long", "time.sleep"]
+                    and rows[0][-1] == running.task_id
+                )
+
+            eventually(is_right)
+        eventually(lambda: top.screen()[0] == f"there is no network 'calls' on {server_url}: waiting for it")
+        top.type("q")
+        code, text = top.finish()
+        assert code == 0
+        assert text.endswith("\x1b[?1049l")
+    finally:
+        top.kill()
 
 
 def test_a_network_that_keeps_its_tasks(cli: Cli, rush: Rush, tmp_path: Path) -> None:

@@ -100,12 +100,12 @@ def test_who_gets_in(server: subprocess.Popen[str]) -> None:
     port = int(found["url"].rpartition(":")[2].partition("/")[0])
     addresses = {c.laddr.ip for p in family for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     assert addresses == {"127.0.0.1"}
-    for wrong in (
-        f"redis://127.0.0.1:{port}/0",
-        url.replace(password, "wrong"),
-        f"unix://{file.with_name('valkey.sock')}",
+    for wrong, why in (
+        (f"redis://127.0.0.1:{port}/0", "does not let us in"),
+        (url.replace(password, "wrong"), "Has the URL the right password"),
+        (f"unix://{file.with_name('valkey.sock')}", "Authentication required"),
     ):
-        with pytest.raises(ServerError):
+        with pytest.raises(ServerError, match=why):
             RushExecutor(1, url=wrong)
     with RushExecutor(1, url=url) as executor:
         assert executor.submit(pow, 2, 3).result(DEADLINE_S) == 8

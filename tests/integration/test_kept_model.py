@@ -156,7 +156,7 @@ class _KeptLedger(RuleBasedStateMachine):
             task = self.model.tasks[i]
             if task.state != "failed":
                 continue
-            losses = task.losses + (task.outcome[:1] != "L")
+            losses = task.losses + (task.outcome[:1] not in "LTK")
             if ignore or losses <= task.max_retries:
                 expected.append(i)
                 task.state, task.losses, task.outcome, task.worker_id = "queued", losses, "", ""

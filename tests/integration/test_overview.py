@@ -9,6 +9,7 @@ import pytest
 from rush_executor._ledger.facts import read_facts
 from rush_executor._ledger.overview import Overview, OverviewReader, find_networks
 from rush_executor._ledger.tasks import KeptTask, TaskLedger
+from rush_executor._ledger.views import NetworkReader
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._payload.rows import XS, RowCodec
 from rush_executor._protocol.keys import Keys
@@ -109,27 +110,38 @@ def test_tasks_that_were_given_back(rig: Rig, reader: OverviewReader) -> None:
 
 
 def test_attempts(rig: Rig, reader: OverviewReader, kept: TaskLedger) -> None:
-    """Counted is each worker that was lost over a task, and each failure after which it was retried."""
-    kept.create("queued", [KeptTask("a", b"x", max_retries=5)])
+    """All who look count how often a task was started, not what was claimed and given back."""
+    kept.create("queued", [KeptTask("a", b"x", max_retries=3)])
+    records = NetworkReader(rig.channel(), rig.keys)
 
     def attempts() -> int:
-        return reader.peek(["a"])[0].n_attempts
+        [record], [peek] = records.read(["a"]), reader.peek(["a"])
+        assert record.n_attempts == peek.n_attempts
+        return peek.n_attempts
 
     assert attempts() == 0
-    one, two = join(rig, kept, "w1"), join(rig, kept, "w2")
+    one, two, three = (join(rig, kept, name) for name in ("w1", "w2", "w3"))
+    for _ in range(2):
+        one.release([claim(one)])
+        assert attempts() == 0
     assert claim(one).task_id == "a"
     assert attempts() == 1
     rig.agent().ledger.lose_worker(Loss("w1", "host", 4711, -9, "killed"), "a")
-    assert attempts() == 2
+    assert attempts() == 1
     assert two.finish([Outcome(claim(two), True, b"failure")]) == []
     assert attempts() == 2
-    kept.retry([("a", b"")], ignore_max_retries=False)
+    assert kept.retry([("a", b"")], ignore_max_retries=False) == ["a"]
+    assert attempts() == 2
     claim(two)
     assert attempts() == 3
     rig.agent().ledger.lose_worker(Loss("w2", "host", 4711, -9, "killed"), "a", KILLED_TAG, how=KILLED)
     assert (reader.peek(["a"])[0].state, attempts()) == ("failed", 3)
-    one.close()
-    two.close()
+    # The third retry: the end of the worker was one attempt, not two.
+    assert kept.retry([("a", b"")], ignore_max_retries=False) == ["a"]
+    assert three.finish([Outcome(claim(three), False, b"result")]) == []
+    assert (reader.peek(["a"])[0].state, attempts()) == ("finished", 4)
+    for worker in (one, two, three):
+        worker.close()
 
 
 def test_a_lost_task_has_failed(rig: Rig, reader: OverviewReader) -> None:

@@ -145,7 +145,7 @@ def test_what_was_running(rig: Rig, ledger: TaskLedger) -> None:
     reader = NetworkReader(rig.channel(), rig.keys)
     assert reader.list_tasks(["queued", "running", "failed"])[1] == [["mine", "q0", "q1", "q2", "q3"], [], ["own"]]
     [q0, own] = reader.read(["q0", "own"])
-    assert (q0.state, q0.worker_id, q0.started_at, q0.attempt) == ("queued", "", None, 1)
+    assert (q0.state, q0.worker_id, q0.started_at, q0.n_attempts) == ("queued", "", None, 0)
     assert rig.redis.hget(rig.keys.task("q0"), "losses") is None
     assert own.outcome[:1] == b"L"
     assert own.worker_id == "w1"

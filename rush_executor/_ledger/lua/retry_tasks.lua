@@ -14,9 +14,9 @@ for at = 5, #ARGV, 3 do
   if task[5] == ARGV[1] then
     queued[#queued + 1] = id
   elseif task[1] == 'failed' then
-    -- The failure itself was an attempt, unless it was the loss of a worker, which has been counted.
+    -- The failure itself was an attempt, unless it was the end of a worker, which has been counted.
     local losses = tonumber(task[2] or '0')
-    if string.sub(task[6], 1, 1) ~= 'L' then
+    if not string.find('LTK', string.sub(task[6], 1, 1), 1, true) then
       losses = losses + 1
     end
     if ARGV[2] == '1' or losses <= tonumber(task[3] or '0') then

@@ -183,6 +183,22 @@ def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert err.startswith("rush-executor: no server answers at redis://127.0.0.1:1/0")
 
 
+@pytest.mark.parametrize("words", ["tasks", "workers", "tasks --json", "workers --network n"])
+def test_lists_without_an_action(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be listed is, if nothing else is asked for."""
+    seen: list[argparse.Namespace] = []
+    command, *_ = words.split()
+    monkeypatch.setattr(f"rush_executor._cli.{command}.run", lambda args, _: seen.append(args) or 0)
+    assert _cli.main(words.split()) == 0
+    assert (seen[0].command, seen[0].action, seen[0].json) == (command, "list", "--json" in words)
+
+
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Is told in a line, by its name, with exit code 1."""
+    assert _cli.main(["restore", "/no/such/file", "--url", "redis://nowhere/0"]) == 1
+    assert capsys.readouterr().err == "rush-executor: /no/such/file: No such file or directory\n"
+
+
 def test_exit_codes_are_told() -> None:
     """Each exit code that a command gives has its line in the reference."""
     assert set(_cli.EXIT_CODES) == {0, 1, 2, 3, 130, 141}

@@ -174,8 +174,9 @@ def test_places_that_are_none(tmp_path: Path, path: Path) -> None:
 
     with pytest.raises(FileExistsError, match="is no file"):
         write_snapshot(tmp_path, sections())
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as info:
         write_snapshot(tmp_path / "no" / "folder", sections())
+    assert info.value.filename == str(tmp_path / "no" / "folder")
 
 
 def test_a_link_stays_one(tmp_path: Path, path: Path, raw: bytes) -> None:
