@@ -195,10 +195,10 @@ class Dispatcher:
         posted = self._posted
         if posted is not None:
             future = posted.future()
-            # Gone or done: it has an outcome, so the task had arrived.
-            if future is not None and not future.done():
+            # Gone, done, or about to be tried again: it has had an outcome, so the task had arrived.
+            if future is not None and not future.done() and future._is_sent:
                 self._batch = _Batch(posted.number, [Parcel(future, posted.task)], [])
-                self._send_batch()
+                self._send_batch(is_known_sent=True)
             else:
                 self.n_taken = posted.number
             self._posted = None
@@ -258,12 +258,13 @@ class Dispatcher:
         digests += [reference.ident for future, _ in parcels for reference in future._references]
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
-    def _send_batch(self, *, wait: bool = True) -> None:
+    def _send_batch(self, *, wait: bool = True, is_known_sent: bool = False) -> None:
         batch = self._batch
         if batch is None:
             return
-        # Not before the batch is in its place, from where the thread sends it if this is broken off.
-        for future, _ in batch.parcels:
+        # Not before the batch is in its place, from where the thread sends it if this is broken off. And once only: at
+        # this moment the listener may say that the task is to be tried again.
+        for future, _ in () if is_known_sent else batch.parcels:
             future._is_sent = True
         try:
             is_answered = self._uplink.push(
@@ -277,17 +278,27 @@ class Dispatcher:
             if batch.functions:
                 self._shelf.sent(batch.functions)
                 self._forget_excess()
-        except NetworkGone:
-            # The listener sees to it, as it is the one who knows up to where the inbox was read.
-            self.is_halted = True
-            self._posted = None
-        except (NetworkLostError, ServerError) as error:
-            self._when_lost(error)
+        except (NetworkGone, NetworkLostError, ServerError) as error:
+            self._gone(error)
         except Refused as error:
             self._when_refused([parcel.future for parcel in batch.parcels], error)
         self._batch = None
 
+    def _gone(self, error: NetworkGone | NetworkLostError | ServerError) -> None:
+        if isinstance(error, NetworkGone):
+            # The listener sees to it, as it is the one who knows up to where the inbox was read.
+            self.is_halted = True
+            self._posted = None
+        else:
+            self._when_lost(error)
+
     def _forget_excess(self) -> None:
         excess = self._shelf.take_excess()
-        if excess:
-            self._uplink.forget_functions(excess)
+        try:
+            if excess:
+                self._uplink.forget_functions(excess)
+        except (NetworkGone, NetworkLostError, ServerError) as error:
+            self._gone(error)
+        except Refused as error:
+            # They stay as long as this client does.
+            logger.warning("the server will not delete functions that no task needs any more: %s", error)

@@ -35,6 +35,8 @@ class _Condition(threading.Condition):
     _release_save = property(operator.attrgetter("_lock._release_save"))
     _acquire_restore = property(operator.attrgetter("_lock._acquire_restore"))
     _is_owned = property(operator.attrgetter("_lock._is_owned"))
+    # Python 3.14's; before, no lock has it.
+    locked = property(operator.attrgetter("_lock.locked"))
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

@@ -147,8 +147,18 @@ class PendingFutures:
     def fail_all(self, make_error: Callable[[], BaseException]) -> None:
         """Resolves every Future with an error of its own."""
         for future in self.all():
+            self.fail(future, make_error())
+
+    def fail(self, future: RushFuture, error: BaseException) -> None:
+        """Resolves a Future with an error, unless somebody else has taken it."""
+        try:
             if self.take(future.task_id) is not None:
-                future.set_exception(make_error())
+                future.set_exception(error)
+        except BaseException:
+            # Ctrl-C between two lines, as in `cancel`.
+            if future.task_id not in self._futures and not future.done():
+                future.set_exception(error)
+            raise
 
     def cancel_all(self) -> None:
         """Resolves every Future as cancelled."""

@@ -507,8 +507,7 @@ class Session:
 
     def _refuse(self, futures: list[RushFuture], error: BaseException) -> None:
         for future in futures:
-            if self._pending.take(future.task_id) is not None:
-                future.set_exception(NetworkLostError(f"the server refuses task {future.task_id}: {error}"))
+            self._pending.fail(future, NetworkLostError(f"the server refuses task {future.task_id}: {error}"))
 
     def _is_done(self) -> bool:
         return self._is_lost or (bool(self._why_closed) and not self._pending)

@@ -99,6 +99,10 @@ class WorkerLedger:
         # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
         # the same blob: a new one would be refused with it, and nobody would delete it.
         self._written: dict[tuple[str, int], str] = {}
+        # What was handed in and is not answered; and of what is handed in now, what may have arrived before.
+        self._unanswered: Sequence[Outcome] = ()
+        self._doubtful: set[str] = set()
+        self._n_breaks = 0
 
     def register(self, agent_id: str, host: str, pid: int) -> None:
         """Joins the network: from now on this worker may claim.
@@ -128,12 +132,14 @@ class WorkerLedger:
         """
         commands = ([self._wait] if wait_s == BLOCK_S else [self._wait_for(wait_s)]) if wait else []
         muted = self._add_claim(commands, outcomes, limit, known)
+        self._hand_in(outcomes)
         return self._claimed(outcomes, self._channel.call(*commands, muted=muted))
 
     def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
         """Hands in outcomes and claims, as `exchange`, but does not wait for the answer."""
         commands: list[bytes] = []
         muted = self._add_claim(commands, outcomes, limit, known)
+        self._hand_in(outcomes)
         self._channel.ask(*commands, muted=muted)
 
     def answer(self, outcomes: Sequence[Outcome]) -> Claimed:
@@ -164,9 +170,9 @@ class WorkerLedger:
         ]
         if outcomes and self._can_mute:
             claims, refused = self._settle(outcomes, claims)
+            self._answered(())
         else:
-            refused = [raw.decode() for raw in replies[0]] if outcomes else []
-        self._written.clear()
+            refused = self._answered(replies[0] if outcomes else ())
         return Claimed(claims, reply[0], refused)
 
     def _settle(self, outcomes: Sequence[Outcome], claims: list[Claim]) -> tuple[list[Claim], list[str]]:
@@ -180,13 +186,34 @@ class WorkerLedger:
         if not missing:
             return claims, []
         ended = {outcome.claim.task_id for outcome in missing}
+        self._unanswered = ()
         return [claim for claim in claims if claim.task_id not in ended], self.finish(missing)
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """Hands in outcomes; returns the ids of those that came too late."""
-        replies = self._channel.call(self._finish(outcomes))
+        command = self._finish(outcomes)
+        self._hand_in(outcomes)
+        return self._answered(self._channel.call(command)[0])
+
+    def _hand_in(self, outcomes: Sequence[Outcome]) -> None:
+        """Outcomes are about to be sent."""
+        if self._unanswered:
+            self._doubtful.update(outcome.claim.task_id for outcome in self._unanswered)
+        self._unanswered, self._n_breaks = outcomes, self._channel.n_breaks
+
+    def _answered(self, refused: Iterable[bytes]) -> list[str]:
+        """Outcomes were answered; returns the ids of those that came too late, of the ids of those that were refused.
+
+        What is not kept is refused as well when it comes for the second time: then nobody knows, and a worker that was
+        taken for lost learns it at its next claim.
+        """
+        doubtful, self._doubtful, self._unanswered = self._doubtful, set(), ()
         self._written.clear()
-        return [raw.decode() for raw in replies[0]]
+        ids = [raw.decode() for raw in refused]
+        if ids and not self._keeps_outcomes:
+            has_sent_twice = self._channel.n_breaks != self._n_breaks
+            return [] if has_sent_twice else [task_id for task_id in ids if task_id not in doubtful]
+        return ids
 
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back what was claimed and not started; returns how many went back."""

@@ -17,7 +17,7 @@ import time
 from rush_executor._ledger.connection import NetworkGone, Refused, WorkerGone
 from rush_executor._worker.loop import TaskLoop
 from rush_executor._worker.pace import BATCH_S
-from rush_executor.errors import NetworkLostError
+from rush_executor.errors import NetworkLostError, ServerError
 
 __all__ = ["start_courier"]
 
@@ -38,6 +38,6 @@ def _run(loop: TaskLoop) -> None:
             loop.busy.clear()
             try:
                 loop.hand_over()
-            except (NetworkGone, WorkerGone, NetworkLostError, Refused):
+            except (NetworkGone, WorkerGone, NetworkLostError, Refused, ServerError):
                 # The loop meets the same at its next call, and leaves.
                 logger.debug("the courier could not hand over", exc_info=True)

@@ -129,8 +129,7 @@ class TaskLoop:
                     self._refill()
             self.hand_over()
         except LeaveNow:
-            # The wait was broken off, so it is unknown whether what was sent along with it has arrived.
-            self.hand_over(is_repeat=True)
+            self.hand_over()
         except WorkerGone:
             # These were handed in without an answer just before, or would have been now.
             for outcome in self.outcomes:
@@ -153,21 +152,15 @@ class TaskLoop:
             self.fetch_error = error
             raise
 
-    def hand_over(self, *, is_repeat: bool = False) -> None:
-        """Hands in every outcome, and gives back every claim that was not started.
-
-        Args:
-            is_repeat: The outcomes may have arrived already; then they are refused now, which means nothing.
-        """
+    def hand_over(self) -> None:
+        """Hands in every outcome, and gives back every claim that was not started."""
         with self.lock:
             self.receive()
             outcomes, claims = _take(self.outcomes), _take(self.held)
             try:
                 if outcomes:
-                    refused = self._ledger.finish(outcomes)
+                    _tell_refused(self._ledger.finish(outcomes))
                     outcomes = []
-                    if not is_repeat:
-                        _tell_refused(refused)
                 if claims:
                     self._ledger.release(claims)
                     claims = []
@@ -182,6 +175,9 @@ class TaskLoop:
         self.busy.clear()
         limit = self._limit()
         with self.lock:
+            if self.held:
+                # The courier could not give them back. A claim would bring them a second time.
+                return
             if self._asked is not None:
                 self.receive()
                 return
@@ -214,6 +210,9 @@ class TaskLoop:
         What is claimed so is in nobody's hands while that task runs. Should it take long, the courier gives it back.
         """
         with self.lock:
+            if self.held:
+                # As in `_refill`.
+                return
             outcomes = _take(self.outcomes)
             self._asked = outcomes
             try:

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from rush_executor._ledger.connection import NetworkGone
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.records import Claim
+from rush_executor._worker.loop import LeaveNow
 from rush_executor.errors import NetworkLostError
 from tests.integration.proxy import Proxy
 from tests.integration.rig import Rig
@@ -108,15 +110,35 @@ def test_claim_behind_the_bell(rig: Rig, proxy: Proxy) -> None:
 
 
 def test_finish(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
-    """Each outcome is in the inbox once."""
+    """Each outcome is in the inbox once, and none of them is said to have come too late."""
     client, worker = rig.client(), rig.worker(url=proxy.url)
     ids = client.push(3)
     claims = worker.claim(3)
     cut()
-    worker.finish(claims)
+    assert worker.finish(claims) == []
     assert rig.inbox() == [(task, "Fresult") for task in ids]
     assert client.drain() == [(task, b"Fresult") for task in ids]
     assert worker.claim() == []
+
+
+def test_a_wait_that_is_broken_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was handed in along with it had arrived: handed in again, it is refused, and that is not said to anybody."""
+    client, worker = rig.client(), rig.worker()
+    client.push(2)
+    outcomes = [Outcome(claim, False, b"x") for claim in worker.claim(2)]
+    call = worker.channel.call
+
+    def broken_off(*commands: bytes, muted: bytes = b"") -> list[Any]:
+        call(*commands, muted=muted)
+        raise LeaveNow
+
+    monkeypatch.setattr(worker.channel, "call", broken_off)
+    with pytest.raises(LeaveNow):
+        worker.ledger.exchange(outcomes, limit=1, wait=False)
+    monkeypatch.undo()
+    assert len(client.drain()) == 2
+    assert worker.ledger.finish(outcomes) == []
+    assert worker.ledger.finish(outcomes) == [outcome.claim.task_id for outcome in outcomes], "now it is known"
 
 
 def test_finish_with_a_large_outcome(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:

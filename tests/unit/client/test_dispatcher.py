@@ -125,6 +125,33 @@ def test_before_the_uplink_is_used(desk: Desk) -> None:
     assert not kept.done()
 
 
+def test_one_that_is_to_be_tried_again_has_arrived(desk: Desk) -> None:
+    """It is not sent again, nor marked as sent: `cancel` would ask the server for what waits here."""
+    desk.send("a")
+    future = desk.send("b")
+    # As the listener does when the task has failed.
+    future._is_sent = False
+    with desk.dispatcher.lock:
+        desk.dispatcher.settle()
+    assert desk.uplink.pushes == [(1, ["a"], True), (2, ["b"], False)]
+    assert desk.dispatcher.n_taken == 2
+    assert not future._is_sent
+
+
+def test_what_is_no_longer_needed_is_no_reason_to_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that will not delete functions goes on taking tasks."""
+
+    def refuse(digests: Sequence[str]) -> None:
+        raise Refused("no")
+
+    monkeypatch.setattr(desk.uplink, "forget_functions", refuse, raising=False)
+    monkeypatch.setattr(desk.dispatcher._shelf, "take_excess", lambda: ["digest"])
+    with desk.dispatcher.lock:
+        desk.dispatcher._forget_excess()
+    desk.send("a")
+    assert (desk.lost, desk.uplink.pushes) == ([], [(1, ["a"], True)])
+
+
 def test_a_future_that_was_resolved_is_not_kept(desk: Desk) -> None:
     """Its result may be large, and nobody wants it any more."""
     desk.send("a").set_result(1)

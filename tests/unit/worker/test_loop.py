@@ -14,6 +14,7 @@ from rush_executor._protocol.records import Claim
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._worker.loop import TaskLoop
 from rush_executor._worker.pace import Pace
+from rush_executor.errors import NetworkLostError
 
 
 def claim(name: str) -> Claim:
@@ -118,3 +119,53 @@ def test_the_courier_sleeps_while_nothing_waits() -> None:
     flags: list[bool] = []
     run(ledger, lambda loop, _: flags.append(loop.busy.is_set()))
     assert flags == [False, False]
+
+
+class Door:
+    """A lock, and a sign that somebody stands before it."""
+
+    def __init__(self, lock: threading.Lock, is_reached: threading.Event) -> None:
+        self.lock = lock
+        self.is_reached = is_reached
+
+    def __enter__(self) -> None:
+        self.is_reached.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_what_the_courier_could_not_give_back_is_not_claimed_again() -> None:
+    """It is put back while the loop stands at the lock: a claim would bring it a second time."""
+    ran: list[str] = []
+    ran_at_exchange: list[list[str]] = []
+    is_taken, is_reached = threading.Event(), threading.Event()
+    couriers: list[threading.Thread] = []
+
+    class Away(Ledger):
+        def exchange(self, outcomes: Sequence[Outcome], **_: object) -> Claimed:
+            ran_at_exchange.append([*ran])
+            return super().exchange(outcomes)
+
+        def release(self, claims: Sequence[Claim]) -> int:
+            is_taken.set()
+            assert is_reached.wait(30)
+            raise NetworkLostError("away")
+
+    def give_back(loop: TaskLoop) -> None:
+        with pytest.raises(NetworkLostError):
+            loop.hand_over()
+
+    def watch(loop: TaskLoop, name: str) -> None:
+        ran.append(name)
+        if name == "a":
+            couriers.append(threading.Thread(target=give_back, args=(loop,)))
+            couriers[0].start()
+            assert is_taken.wait(30)
+            loop.lock = cast(Any, Door(loop.lock, is_reached))
+
+    run(Away(Claimed([claim("a"), claim("b"), claim("c")], 0, []), Claimed([claim("last")], 0, [])), watch)
+    couriers[0].join()
+    assert ran_at_exchange == [[], ["a", "b", "c"]]
+    assert ran == ["a", "b", "c", "last"]
