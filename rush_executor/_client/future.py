@@ -138,6 +138,16 @@ class RushFuture(Future[Any]):
         if self._state == CANCELLED:
             self.set_running_or_notify_cancel()
 
+    def _let_go(self) -> None:
+        """Gives up this thread's hold on the lock, if it has one.
+
+        `concurrent.futures.wait` and `as_completed` lock all their Futures in a loop, one after the other, before they
+        enter a block that would unlock them: Ctrl-C in that loop leaves those that it has come to locked for good, and
+        whoever resolves one of them, the listener first of all, waits for ever.
+        """
+        while self._condition._is_owned():  # type: ignore[attr-defined]
+            self._condition.release()
+
     def _disown(self) -> None:
         """In a forked child: lets go of the parent's callbacks, and of a lock that a thread of the parent may hold."""
         self._condition = _Condition()

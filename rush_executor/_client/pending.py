@@ -160,6 +160,11 @@ class PendingFutures:
                 future.set_exception(error)
             raise
 
+    def let_go(self) -> None:
+        """After Ctrl-C on this thread: unlocks the Futures that it was about to wait for."""
+        for future in self._unresolved():
+            future._let_go()
+
     def cancel_all(self) -> None:
         """Resolves every Future as cancelled."""
         for future in self.all():
@@ -167,8 +172,7 @@ class PendingFutures:
 
     def disown(self, make_error: Callable[[], BaseException]) -> None:
         """In a forked child: fails the Futures that were inherited."""
-        resolving = [] if self._resolving is None else [self._resolving]
-        for future in {*self.all(), *resolving}:
+        for future in self._unresolved():
             future._disown()
             if future.done():
                 continue
@@ -213,6 +217,13 @@ class PendingFutures:
             self._resolve(future, tag, body)
         finally:
             self._resolving = None
+
+    def _unresolved(self) -> set[RushFuture]:
+        """Those that are pending, and the one that the listener has taken."""
+        futures = set(self.all())
+        # Looked at second: what the listener took before the first look is here, or resolved.
+        resolving = self._resolving
+        return futures if resolving is None else futures | {resolving}
 
     def _tell_truth(self, tell: Callable[[bool], None]) -> None:
         # Looked at under the lock: who comes last tells what is so.

@@ -284,6 +284,8 @@ class Session:
         if abort:
             # Nobody is waited for: not a server that is away, nor a push that goes on trying. Leaving tells the server.
             self._stopping.set()
+            # It is Ctrl-C that brings us here, and it may have come in `concurrent.futures.wait`.
+            self._pending.let_go()
             self._pending.cancel_all()
         elif cancel_futures:
             self.cancel_all(self._pending.all())

@@ -94,6 +94,7 @@ class Uplink:
             k.worker_ids,
             k.all_tasks,
             k.failed_tasks,
+            k.finished_tasks,
         )
         self._is_durable = False
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))

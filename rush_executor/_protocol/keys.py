@@ -14,7 +14,7 @@
 | `worker_bell:<worker>` | list | as `bell`, for the worker's own queue | its end; reset |
 | `all_tasks` | list | ids of tasks that the network keeps, as they were created | reset |
 | `cleared_tasks` | list | those whose records are being deleted | clearing; reset |
-| `finished_tasks` | list | those that have finished, in this order | reset |
+| `finished_tasks` | list | those that have finished, in this order | push, of a call that is retried; reset |
 | `failed_tasks` | set | those that have failed | retry; reset |
 | `ends` | stream | one entry, a new one whenever tasks that the network keeps have ended: a bell for all who wait | reset |
 | `start_args` | hash | what workers are to run: id of the start -> sealed pickle, or the id of its blob; latest -> id | reset |

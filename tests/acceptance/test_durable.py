@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from rush_executor import Rush, RushError, RushExecutor, RushFuture, WorkerLostError
 from rush_executor.testing import keys_left, temporary_server
@@ -135,6 +136,30 @@ def test_a_living_client(url: str) -> None:
         with pytest.raises(ValueError, match="has a Future"):
             other.attach([other.submit(abs, 1).task_id])
         other.shutdown(wait=False, cancel_futures=True)
+
+
+def test_a_chunk_that_is_tried_again(url: str, tmp_path: Path) -> None:
+    """A call of it raised, once: kept, listed and shown is what came of it in the end, and the other tasks."""
+    flag = tmp_path / "flag"
+
+    def fail_once(x: int) -> bytes:
+        if x == 3 and not flag.exists():
+            flag.touch()
+            raise ValueError("once")
+        return bytes(300_000)
+
+    with RushExecutor(1, url=url, network_id="long", durable=True) as executor, executor.network as network:
+        mapped = executor.options(retry_on=ValueError, max_retries=1).map(fail_once, range(4), chunksize=4)
+        # Seen while it stands there as finished, or not: this may not lead past the next one.
+        assert network.wait_for_new_tasks(DEADLINE_S)
+        assert list(mapped) == [bytes(300_000)] * 4
+        last = executor.submit(abs, -1)
+        assert last.result(DEADLINE_S) == 1
+        [chunk] = set(network.tasks) - {last.task_id}
+        assert network.finished_tasks == network.tasks == [chunk, last.task_id]
+        assert network.fetch_finished_tasks()["key"] == [chunk, last.task_id]
+    with redis.Redis.from_url(url) as server:
+        assert len(server.keys("rush:{long}:blob:*")) == 1
 
 
 def test_a_task_that_another_client_takes(url: str) -> None:

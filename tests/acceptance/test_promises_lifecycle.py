@@ -825,6 +825,20 @@ def test_promise_22_ctrl_c_while_everything_is_busy(terminal: Any, tmp_path: Pat
     assert alive(processes) == []
 
 
+def test_promise_22_ctrl_c_while_wait_locks_its_futures(eventually: Eventually) -> None:
+    """Promise 22: `concurrent.futures.wait`, broken off in the midst of that, leaves them locked: the end comes."""
+    executor = RushExecutor(1)
+    futures = [executor.submit(time.sleep, seconds) for seconds in (0.5, 60)]
+    for future in futures:
+        future._condition.acquire()
+    pending = executor._session._pending
+    # Then the listener has an outcome, and no way to tell it.
+    eventually(lambda: futures[0].task_id not in pending)
+    executor.__exit__(KeyboardInterrupt, None, None)
+    assert futures[0].result() is None
+    assert futures[1].cancelled()
+
+
 def test_promise_22_ctrl_c_during_the_start(tmp_path: Path, server_root: Path) -> None:
     """Promise 22: SIGINT at any moment of the constructor leaves no process and no directory."""
     text = """

@@ -93,8 +93,12 @@ class _Model:
         self.n_pushed += 1
         task.rank = (task.rank[0], self.n_pushed)
         self.queue[task.task_id] = task
-        if self.durable and self.ended.pop(task.task_id, None) is None:
-            self.all.append(task.task_id)
+        if self.durable:
+            before = self.ended.pop(task.task_id, None)
+            if before is None:
+                self.all.append(task.task_id)
+            elif before.outcome[0] in "Ff":
+                self.finished.remove(task.task_id)
 
     def ordered(self) -> list[_Task]:
         return sorted(self.queue.values(), key=lambda task: task.rank)
@@ -245,7 +249,8 @@ class _Ledger(RuleBasedStateMachine):
         """New tasks, or one whose failure the client was told, and that it wants tried again."""
         if client.id not in self.model.inboxes:
             return multiple()
-        failed = next((task for owner, task in self.failures if owner is client), None)
+        # Not always: new ones are to come as well.
+        failed = next((task for owner, task in self.failures if owner is client and n < 2), None)
         if failed is not None:
             self.failures.remove((client, failed))
             blob_id, retries = self.name("b") if is_large else "", failed.retries + 1
@@ -310,7 +315,9 @@ class _Ledger(RuleBasedStateMachine):
         for task_id, outcome in got:
             if outcome[0] in "FEfe":
                 assert client.losses.pop(task_id, 0) == self.model.losses.pop((client.id, task_id), 0)
-            if outcome[0] in "Ee" and task_id.startswith(f"{client.id}-"):
+            # What has finished may be a chunk of calls, one of which has raised: that is for its client to see.
+            is_failure = outcome[0] in ("FEfe" if self.model.durable else "Ee")
+            if is_failure and task_id.startswith(f"{client.id}-"):
                 self.note_failure(client, self.by_id[task_id])
         if not self.model.durable:
             self.delivered += [(i, self.by_id[i].retries) for i, outcome in got if i and outcome != "M"]

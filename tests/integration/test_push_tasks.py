@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rush_executor._config import HIGHEST_PRIORITY
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone
+from rush_executor._ledger.tasks import TaskLedger
 from tests.integration.rig import EPOCH, LEASE_MS, Rig
 
 # Submissions fill the lower 40 bits of a rank.
@@ -243,3 +245,37 @@ def test_a_failed_task_that_is_never_pushed_again(rig: Rig) -> None:
     key = rig.keys.task(task.task_id)
     assert 0 < rig.ttl_ms(key) <= LEASE_MS
     rig.redis.delete(key)
+
+
+@pytest.mark.parametrize("is_failure", [False, True], ids=["finished", "failed"])
+@pytest.mark.parametrize("size", [1, LARGE_PAYLOAD], ids=["small", "large"])
+def test_a_kept_task_is_pushed_again(server_url: str, is_failure: bool, size: int) -> None:
+    """A durable network keeps nothing of how it ended before, also where the ledger took it for finished.
+
+    A chunk of calls is, when one of them has raised.
+    """
+    with Rig(server_url, durable=True) as rig:
+        client, worker = rig.client(), rig.worker()
+        [task, other] = client.tasks(2)
+        client.send([task, other])
+        worker.finish(worker.claim(2), b"x" * size, is_failure=is_failure)
+        client.send([task._replace(retries=1)])
+        packets = client.up_channel.sent[-1]
+
+        def check(ended: list[str], n_blobs: int) -> None:
+            dump = rig.dump()
+            assert dump["all_tasks"] == [task.task_id, other.task_id]
+            assert (sorted(dump["failed_tasks"]) if is_failure else dump["finished_tasks"]) == ended
+            assert sum(key.startswith("blob:") for key in dump) == (n_blobs if size >= LARGE_PAYLOAD else 0)
+
+        check([other.task_id], 1)
+        record = rig.dump()[f"task:{task.task_id}"]
+        assert record["state"] == "queued"
+        assert record.keys().isdisjoint({"outcome", "worker", "started_at", "ended_at", "losses"})
+        assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
+        worker.finish(worker.claim(), b"x" * size, is_failure=is_failure)
+        rig.send_again(packets)
+        ended = [other.task_id, task.task_id]
+        check(sorted(ended) if is_failure else ended, 2)
+        rig.leave()
+        TaskLedger(rig.channel(), rig.keys).reset()

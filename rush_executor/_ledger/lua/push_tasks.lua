@@ -1,5 +1,5 @@
 -- Purpose: put a batch of tasks into the queue.
--- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids, 6 all_tasks, 7 failed_tasks
+-- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids, 6 all_tasks, 7 failed_tasks, 8 finished_tasks
 -- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
 --       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)
@@ -40,11 +40,18 @@ for i = 1, n do
   local id, timeout, blob = ARGV[at + 1], ARGV[at + 5], ARGV[at + 6]
   local rank = string.format('%.0f', sequence + i - tonumber(ARGV[at + 3]) * 1099511627776)
   if time then
-    -- One that has failed and is retried is there already, and has ended.
-    if redis.call('SREM', KEYS[7], id) == 1 then
-      local outcome = redis.call('HGET', ARGV[4] .. id, 'outcome')
-      if outcome and string.sub(outcome, 1, 1) == 'e' then
+    -- One that is retried is there already, and has ended: as its client sees it by a failure, for the ledger perhaps
+    -- finished, as is a chunk of calls one of which has raised.
+    local outcome = redis.call('HGET', ARGV[4] .. id, 'outcome')
+    if outcome then
+      local tag = string.sub(outcome, 1, 1)
+      if tag == 'e' or tag == 'f' then
         redis.call('UNLINK', ARGV[5] .. string.sub(outcome, 2))
+      end
+      if tag == 'F' or tag == 'f' then
+        redis.call('LREM', KEYS[8], -1, id)
+      else
+        redis.call('SREM', KEYS[7], id)
       end
       redis.call('HDEL', ARGV[4] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
     else

@@ -63,6 +63,27 @@ def test_every_change_is_told(pending: PendingFutures, told: list[bool]) -> None
     assert told[-1]
 
 
+def test_what_an_interrupt_left_locked(pending: PendingFutures) -> None:
+    """Ctrl-C while `concurrent.futures.wait` locks its Futures: then others can resolve them, also one that tries."""
+    futures = [add(pending, task) for task in "abc"]
+    futures += futures[:1]
+    for future in futures:
+        future._condition.acquire()
+    listener = threading.Thread(target=pending.resolve, args=("b", CANCELLED_TAG, b""), daemon=True)
+    listener.start()
+    deadline = time.monotonic() + 30
+    while "b" in pending:
+        assert time.monotonic() < deadline, "the listener has not come to it"
+        time.sleep(0)
+    pending.let_go()
+    listener.join(30)
+    assert not listener.is_alive()
+    other = threading.Thread(target=pending.cancel_all, daemon=True)
+    other.start()
+    other.join(30)
+    assert all(future.cancelled() for future in futures)
+
+
 @pytest.mark.usefixtures("_hasty_threads")
 def test_the_last_word_is_the_truth(pending: PendingFutures, told: list[bool]) -> None:
     """Whoever comes between whatever: when all have done, it was told what is so."""
