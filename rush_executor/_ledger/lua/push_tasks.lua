@@ -49,7 +49,9 @@ for i = 1, n do
         redis.call('UNLINK', ARGV[5] .. string.sub(outcome, 2))
       end
       if tag == 'F' or tag == 'f' then
+        -- Who reads that list by index begins anew.
         redis.call('LREM', KEYS[8], -1, id)
+        redis.call('HSET', KEYS[1], 'cleared', ARGV[2] .. '/' .. ARGV[3])
       else
         redis.call('SREM', KEYS[7], id)
       end
