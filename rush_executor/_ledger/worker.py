@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
-from rush_executor._ledger.connection import BLOCK_S, Channel
+from rush_executor._ledger.connection import BLOCK_S, Channel, WorkerGone
 from rush_executor._ledger.folder import Folder
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
@@ -133,7 +133,7 @@ class WorkerLedger:
         commands = ([self._wait] if wait_s == BLOCK_S else [self._wait_for(wait_s)]) if wait else []
         muted = self._add_claim(commands, outcomes, limit, known)
         self._hand_in(outcomes)
-        return self._claimed(outcomes, self._channel.call(*commands, muted=muted))
+        return self._claimed(outcomes, lambda: self._channel.call(*commands, muted=muted))
 
     def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
         """Hands in outcomes and claims, as `exchange`, but does not wait for the answer."""
@@ -148,7 +148,7 @@ class WorkerLedger:
         Args:
             outcomes: Those that were handed in with it.
         """
-        return self._claimed(outcomes, self._channel.answer())
+        return self._claimed(outcomes, self._channel.answer)
 
     def _add_claim(self, commands: list[bytes], outcomes: Sequence[Outcome], limit: int, known: Iterable[str]) -> bytes:
         """Adds what claims, and what hands in where that needs an answer; returns it where it needs none."""
@@ -160,7 +160,13 @@ class WorkerLedger:
         commands.insert(0, finish)
         return b""
 
-    def _claimed(self, outcomes: Sequence[Outcome], replies: Sequence[Any]) -> Claimed:
+    def _claimed(self, outcomes: Sequence[Outcome], read: Callable[[], Sequence[Any]]) -> Claimed:
+        try:
+            replies = read()
+        except WorkerGone:
+            # Now it is known: what is refused has come too late.
+            self._answered(())
+            raise
         reply = replies[-1]
         fields = iter(reply)
         next(fields)
