@@ -86,16 +86,7 @@ class Uplink:
         self._epoch = ""
         self._can_mute = False
         k = keys
-        self._push_keys = (
-            k.network,
-            k.client(client_id),
-            k.queued_tasks,
-            k.bell,
-            k.worker_ids,
-            k.all_tasks,
-            k.failed_tasks,
-            k.finished_tasks,
-        )
+        self._push_keys: tuple[str, ...] = (k.network, k.client(client_id), k.queued_tasks, k.bell, k.worker_ids)
         self._is_durable = False
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
@@ -144,6 +135,9 @@ class Uplink:
         [found, founder, broken, found_initializer, is_durable] = self._channel.call(command)[0]
         self._epoch = found.decode()
         self._is_durable = bool(is_durable)
+        k = self._keys
+        kept = (k.all_tasks, k.failed_tasks, k.finished_tasks) if is_durable else ()
+        self._push_keys = self._push_keys[:5] + kept
         self._can_mute = self._channel.can_mute()
         return OpenedNetwork(self._epoch, founder.decode(), broken, found_initializer, self._is_durable)
 

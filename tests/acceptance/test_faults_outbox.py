@@ -94,17 +94,17 @@ def test_a_slow_server_slows_submit_down(scene: Callable[..., Scene]) -> None:
 
 
 def test_bytes_count_too(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
-    """Few large tasks fill it as many small ones do."""
-    monkeypatch.setattr(outbox_module, "_MOST_BYTES", 3_000_000)
+    """Few large tasks fill it as many small ones do; just not so large that they go through shared memory."""
+    monkeypatch.setattr(outbox_module, "_MOST_BYTES", 270_000)
     away = scene()
     away.proxy.go_away()
     with ThreadPoolExecutor(1) as thread:
-        submitting = thread.submit(lambda: [away.executor.submit(len, bytes(1_000_000)) for _ in range(12)])
+        submitting = thread.submit(lambda: [away.executor.submit(len, bytes(90_000)) for _ in range(12)])
         eventually(lambda: away.is_full)
         assert away.n_waiting == 3
         assert not submitting.done()
         away.proxy.come_back()
-        assert [future.result(30) for future in submitting.result(30)] == [1_000_000] * 12
+        assert [future.result(30) for future in submitting.result(30)] == [90_000] * 12
 
 
 def test_a_server_that_is_away(scene: Callable[..., Scene], eventually: Eventually) -> None:

@@ -319,7 +319,7 @@ def test_nobody_there_at_the_end(rig: Rig, logs: LogRig) -> None:
 def test_a_worker(logs: LogRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its loggers and prints to the reader, with exceptions and bytes that are no text."""
     # Those of pytest raise for arguments that do not fit.
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging, "raiseExceptions", False)
     log = logs.start(is_output_captured=True)
     message = b"caf\xe9 100%".decode(errors="surrogateescape")
     logger.debug(message)

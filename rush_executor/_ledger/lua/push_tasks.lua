@@ -1,5 +1,6 @@
 -- Purpose: put a batch of tasks into the queue.
--- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids, 6 all_tasks, 7 failed_tasks, 8 finished_tasks
+-- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids; where the network is durable
+--       6 all_tasks, 7 failed_tasks, 8 finished_tasks
 -- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
 --       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import pickle
 import signal
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from rush_executor._payload.pickler import dump_in_band
+from rush_executor._payload.pickler import CloudPickler
 from rush_executor.joblib._arrays import ArrayFile, ArrayFolder
 
 BASE = np.arange(24.0).reshape(4, 6)
@@ -44,9 +45,12 @@ def folder(tmp_path: Path) -> ArrayFolder:
 
 
 def dump(folder: ArrayFolder, value: Any) -> tuple[bytes, list[ArrayFile]]:
+    pickled = io.BytesIO()
     with folder.lent() as files:
-        pickled = dump_in_band(value).getvalue()
-    return pickled, files
+        pickler = CloudPickler(pickled, None)
+        pickler.references = None
+        pickler.dump(value)
+    return pickled.getvalue(), files
 
 
 def files_in(path: Path) -> list[str]:
@@ -243,11 +247,11 @@ def test_the_folder_that_joblib_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 OWNER = """
 import sys, time
 import numpy as np
-from rush_executor._payload.pickler import dump_in_band
+from rush_executor._payload.pickler import dump_parts
 from rush_executor.joblib._arrays import ArrayFolder
 folder, array = ArrayFolder(sys.argv[1], least_bytes=0, mode="r"), np.ones(10)
 with folder.lent() as files:
-    dump_in_band(array)
+    dump_parts(array)
 print(files[0].path.parent, flush=True)
 time.sleep(600)
 """
