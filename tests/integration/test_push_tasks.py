@@ -279,3 +279,17 @@ def test_a_kept_task_is_pushed_again(server_url: str, is_failure: bool, size: in
         check(sorted(ended) if is_failure else ended, 2)
         rig.leave()
         TaskLedger(rig.channel(), rig.keys).reset()
+
+
+def test_a_kept_failure_outlives_a_push_that_never_came(server_url: str) -> None:
+    """A client that dies between the two commands of one packet: what the network keeps does not expire for it."""
+    with Rig(server_url, durable=True) as rig:
+        client, worker = rig.client(), rig.worker()
+        [task] = client.tasks(1)
+        client.send([task])
+        worker.finish(worker.claim(1), is_failure=True)
+        fence = client.uplink._fence(2, [task._replace(retries=1)])
+        assert client.up_channel.call(fence) == [1]
+        assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
+        rig.leave()
+        TaskLedger(rig.channel(), rig.keys).reset()

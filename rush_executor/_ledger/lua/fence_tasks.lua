@@ -6,7 +6,7 @@
 -- Loser: the worker that handed in the failure, without an answer, and is given the task once more: were the attempt the
 --   same, it would take its outcome for lost on the way, and hand it in again for a run that there never was.
 -- Sent twice: as in push_tasks.lua, a number that has been seen changes nothing. Until the push there is a TTL, in case it
--- never comes; the client takes it away behind the push.
+-- never comes; the client takes it away behind the push. Not where a durable network keeps the failure: that stays.
 local client = redis.call('HMGET', KEYS[1], 'pushed', 'lease')
 if not client[1] then
   return redis.error_reply('NETWORKGONE the record of this client is gone')
@@ -15,7 +15,11 @@ if tonumber(ARGV[1]) <= tonumber(client[1]) then
   return 0
 end
 for at = 3, #ARGV, 2 do
-  redis.call('HSET', ARGV[2] .. ARGV[at], 'attempt', ARGV[at + 1])
-  redis.call('PEXPIRE', ARGV[2] .. ARGV[at], client[2])
+  local key = ARGV[2] .. ARGV[at]
+  local is_kept = redis.call('EXISTS', key) == 1
+  redis.call('HSET', key, 'attempt', ARGV[at + 1])
+  if not is_kept then
+    redis.call('PEXPIRE', key, client[2])
+  end
 end
 return 1
