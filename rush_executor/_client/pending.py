@@ -246,10 +246,11 @@ class PendingFutures:
         failure = value.failure if isinstance(value, ChunkResult) else error
         options = task.options
         again: NewTask | None = None
-        if not self._has_retries:
-            pass
-        elif tag == FAILED_TAG and isinstance(failure, ContentElsewhereError):
+        if tag == FAILED_TAG and isinstance(failure, ContentElsewhereError):
+            # Not a retry: it was not run.
             again = self._move(future, task)
+        elif not self._has_retries:
+            pass
         elif _is_retried(failure, options.retry_on) and task.retries - future._n_moved < options.max_retries:
             # Its blob has ended with its record.
             again = task._replace(retries=task.retries + 1, blob_id=new_id() if task.blob_id else "")

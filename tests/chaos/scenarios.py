@@ -25,7 +25,7 @@ from rush_executor._protocol.keys import Keys
 from rush_executor.testing import keys_left
 from tests.acceptance.programs import REPOSITORY, environment
 from tests.chaos.parties import Agent, Server, is_alive
-from tests.chaos.tasks import POISONS
+from tests.chaos.tasks import INNER, POISONS
 from tests.chaos.trial import NETWORK, QUICK, Trial
 from tests.integration.proxy import Proxy
 
@@ -33,6 +33,8 @@ __all__ = ["SCENARIOS", "Scenario"]
 
 _KILL_EVERY_S = 0.3
 _GONE_WITHIN_S = 5.0
+# Until when what a killed task had submitted may still be started: by who had claimed it before the kill.
+_ORPHANS_S = 2.0
 _NO_ERRORS: frozenset[str] = frozenset()
 _LOST = frozenset({"NetworkLostError"})
 
@@ -86,6 +88,21 @@ def worker_killed(trial: Trial, n_tasks: int) -> None:
         f"{len(kills)} kills; throughput {ratio:.2f} of the calm ({_bar(ratio >= 0.6, '0.6')}); kill to running again, "
         f"median of {len(delays)}: {1000 * delay_s:.0f} ms ({_bar(delay_s <= 0.3, '300 ms')})"
     )
+
+
+def nested_killed(trial: Trial, n_tasks: int) -> None:
+    """A random worker is killed every 0.3 s while tasks submit three tasks each and wait for them."""
+    executor = trial.executor(2).options(max_retries=20)
+    with _killer(trial) as kills:
+        for _ in range(n_tasks):
+            trial.submit(executor, 0.004, width=3)
+        trial.settle()
+    killed_at = dict(kills)
+    # The pid of who has submitted a task stands for its number.
+    orphans = [start.at - killed_at[start.index] for start in trial.starts(INNER) if start.index in killed_at]
+    late_s = max(orphans, default=0.0)
+    trial.note(f"{len(kills)} kills; last start of a task of a killed task: {late_s:.2f} s after the kill")
+    trial.check(late_s <= _ORPHANS_S, "something was run on behalf of the dead")
 
 
 @contextlib.contextmanager
@@ -526,6 +543,7 @@ def _bar(is_met: bool, bar: str) -> str:
 SCENARIOS = (
     # The size counts tasks, cuts or poisons where the parameter says so, else how often the fault comes.
     Scenario(worker_killed, short=200, long=2000),
+    Scenario(nested_killed, short=30, long=400),
     Scenario(poison, short=3, long=12, failures=frozenset({"WorkerLostError"})),
     Scenario(zombie, short=1, long=3),
     Scenario(server_killed, short=2, long=10),

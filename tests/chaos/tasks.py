@@ -12,9 +12,14 @@ import resource
 import signal
 import time
 
-__all__ = ["POISONS", "poison", "result_of", "work"]
+from rush_executor import current_executor
+
+__all__ = ["INNER", "POISONS", "nest", "poison", "result_of", "work"]
 
 POISONS = ("abort", "kill", "exit")
+
+# Where a task's own tasks write their starts: the same path and this. Their number is the pid of who has submitted them.
+INNER = "-inner"
 
 _files: dict[str, int] = {}
 
@@ -25,6 +30,17 @@ def work(path: str, index: int, seconds: float, size: int) -> int | bytes:
     if seconds:
         time.sleep(seconds)
     return result_of(index, size)
+
+
+def nest(path: str, index: int, seconds: float, width: int) -> int | bytes:
+    """Notes its start, submits so many tasks itself, waits for them, and returns `result_of` itself."""
+    _note_start(path, index)
+    executor = current_executor().options(max_retries=20)
+    inner = [executor.submit(work, path + INNER, os.getpid(), seconds, 0) for _ in range(width)]
+    results = [future.result() for future in inner]
+    if results != [os.getpid()] * width:
+        raise ValueError(f"wrong results of its own tasks: {results}")
+    return result_of(index, 0)
 
 
 def result_of(index: int, size: int) -> int | bytes:

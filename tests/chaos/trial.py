@@ -181,7 +181,7 @@ class Trial:
 
     # What is submitted.
 
-    def submit(self, executor: Executor, seconds: float = 0.0, *, size: int = 0, poison: str = "") -> int:
+    def submit(self, executor: Executor, seconds: float = 0.0, *, size: int = 0, poison: str = "", width: int = 0) -> int:
         """Submits a task; returns its number.
 
         Args:
@@ -189,6 +189,7 @@ class Trial:
             seconds: How long it takes.
             size: Bytes of its result.
             poison: How it ends its worker; empty if it does not.
+            width: How many tasks it submits itself, each of which takes `seconds`; 0 for none.
         """
         with self._changed:
             index = self.row.submitted
@@ -198,6 +199,8 @@ class Trial:
         try:
             if poison:
                 future = executor.submit(tasks.poison, self.path, index, poison)
+            elif width:
+                future = executor.submit(tasks.nest, self.path, index, seconds, width)
             else:
                 future = executor.submit(tasks.work, self.path, index, seconds, size)
         except BaseException as error:
@@ -304,9 +307,13 @@ class Trial:
         """Whether the Futures of these tasks were resolved."""
         return self._done_ids.issuperset(task_ids)
 
-    def starts(self) -> list[Start]:
-        """What tasks have written so far, in the order of their starts."""
-        lines = Path(self.path).read_text().splitlines()
+    def starts(self, more: str = "") -> list[Start]:
+        """What tasks have written so far, in the order of their starts.
+
+        Args:
+            more: `tasks.INNER` for the tasks that tasks have submitted.
+        """
+        lines = Path(self.path + more).read_text().splitlines()
         return [Start(int(index), int(pid), float(at)) for index, pid, at in map(str.split, lines)]
 
     # What is judged.

@@ -265,8 +265,8 @@ class _KeptLedger(RuleBasedStateMachine):
         for task in held:
             is_guilty = task in charged
             task.losses += is_guilty
-            if task.losses > task.max_retries or (is_guilty and tag != LOST_TAG):
-                model.end(task, (tag.decode() if is_guilty else "L") + str(task.losses))
+            if is_guilty and (tag != LOST_TAG or task.losses > task.max_retries):
+                model.end(task, tag.decode() + str(task.losses))
                 n_failed += 1
             else:
                 task.state, task.worker_id = "queued", ""

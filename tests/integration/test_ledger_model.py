@@ -167,10 +167,10 @@ class _Model:
         for task in self.running.pop(worker_id, {}).values():
             is_guilty = guilty in (CHARGE_ALL, task.task_id)
             task.losses += is_guilty
-            if task.losses <= task.options.max_retries and not (is_guilty and tag != "L"):
+            if not is_guilty or (tag == "L" and task.losses <= task.options.max_retries):
                 n_queued += self.go_back(task)
             elif self.has(task.client_id):
-                self.end(task, f"{tag if is_guilty else 'L'}{task.losses}")
+                self.end(task, f"{tag}{task.losses}")
                 n_failed += 1
         return n_queued, n_failed
 

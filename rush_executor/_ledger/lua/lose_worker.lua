@@ -52,8 +52,8 @@ for _, id in ipairs(held) do
     local client = task[5]
     if not is_there(client) then
       drop(key, ARGV[8], task[6])
-    elseif losses > tonumber(task[4] or '0') or (is_guilty and ARGV[9] ~= 'L') then
-      local outcome = (is_guilty and ARGV[9] or 'L') .. losses .. ' ' .. ARGV[4]
+    elseif is_guilty and (ARGV[9] ~= 'L' or losses > tonumber(task[4] or '0')) then
+      local outcome = ARGV[9] .. losses .. ' ' .. ARGV[4]
       if client and not durable then
         drop(key, ARGV[8], task[6])
       else

@@ -12,9 +12,10 @@ import pytest
 
 from rush_executor._client.future import RushFuture
 from rush_executor._client.pending import PendingFutures
+from rush_executor._client.retries import Parcel
 from rush_executor._client.shelf import FunctionShelf
-from rush_executor._payload import Encoder
-from rush_executor._protocol.records import CANCELLED_TAG, NewTask, TaskOptions
+from rush_executor._payload import ContentElsewhereError, Decoder, Encoder
+from rush_executor._protocol.records import CANCELLED_TAG, FAILED_TAG, NewTask, TaskOptions
 from tests.unit.client.owner import Owner
 
 
@@ -108,3 +109,27 @@ def test_the_last_word_is_the_truth(pending: PendingFutures, told: list[bool]) -
         pending.cancel_all()
         assert not told[-1]
         told.clear()
+
+
+def test_a_task_whose_content_is_elsewhere_is_sent_anew_in_any_case() -> None:
+    """It was not run: that shutdown(cancel_futures=True) ended retries does not make a failure of it."""
+    sent: list[Parcel] = []
+    encoder = Encoder("net", None)
+    pending = PendingFutures(encoder, FunctionShelf(), sent.append)
+    payload = encoder.encode_call("a", encoder.encode_function(len), ("x",), {})
+    future = RushFuture(Owner(), "a", "f", None)
+    pending.add(future, NewTask("a", payload, TaskOptions(2, 0)), None)
+    future._is_sent = True
+    pending.end_retries()
+    pending.resolve("a", FAILED_TAG, Decoder("net", None, _nothing).encode_failure("a", ContentElsewhereError("gone")))
+    assert [parcel.future for parcel in sent] == [future]
+    assert not future.done()
+    assert future.attempts == 0
+    future._is_sent = True
+    pending.resolve("a", FAILED_TAG, Decoder("net", None, _nothing).encode_failure("a", ValueError("its own")))
+    assert isinstance(future.exception(0), ValueError)
+    assert len(sent) == 1
+
+
+def _nothing(_client_id: str, _digest: str) -> bytes:
+    raise AssertionError("no function is needed")
