@@ -164,7 +164,7 @@ class _Model:
     def lose(self, worker_id: str, guilty: str, tag: str) -> tuple[int, int]:
         """Returns how many go back into the queue, and how many fail."""
         n_queued = n_failed = 0
-        for task in self.running.pop(worker_id, {}).values():
+        for task in sorted(self.running.pop(worker_id, {}).values(), key=lambda task: task.task_id):
             is_guilty = guilty in (CHARGE_ALL, task.task_id)
             task.losses += is_guilty
             if not is_guilty or (tag == "L" and task.losses <= task.options.max_retries):

@@ -25,6 +25,8 @@ local is_there = client_check(ARGV[6], durable)
 local ranked = {}
 local failed = 0
 local held = redis.call('SMEMBERS', KEYS[1])
+-- A set has no order of its own; what several tasks end as comes in the same one on every server and replica.
+table.sort(held)
 local own_client = redis.call('HGET', KEYS[2], 'client')
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
 redis.call('DEL', KEYS[1], KEYS[12])
