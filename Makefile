@@ -38,6 +38,7 @@ format: $(STAMPS)/check  ## Format the sources and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMPS)/bench  ## Measure against ProcessPoolExecutor, other pools, and the least that a server takes
+	@$(BIN)/python -m compileall -q rush_executor
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(STAMPS)/docs  ## Build the documentation
@@ -65,8 +66,11 @@ $(STAMPS)/python:
 	@mkdir -p $(STAMPS)
 	@touch $@
 
-# One rule for each extra: `make demo` installs no linter.
+# One rule for each extra: `make demo` installs no linter. Byte code is made here, as pip makes it of what is no editable
+# installation: where PYTHONDONTWRITEBYTECODE is set, every process that is started would compile the package anew, which
+# takes longer than all its imports.
 $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/ecosystem $(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: pyproject.toml | $(STAMPS)/python
 	@echo "Installing rush-executor[$(@F)] into $(VENV)"
 	@$(PIP) --editable '.[$(@F)]'
+	@$(BIN)/python -m compileall -q rush_executor
 	@touch $@

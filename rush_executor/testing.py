@@ -16,8 +16,7 @@ def temporary_server() -> Iterator[str]:
     """Starts a private server, for executors and workers that are to share one.
 
     Yields:
-        Its URL, for ``RushExecutor(url=...)``. The server ends with the block; unlike the one that an executor starts
-        for itself, it is not guarded against the death of this process.
+        Its URL, for ``RushExecutor(url=...)``. The server ends with the block, or with this process.
 
     Raises:
         ServerError: No server could be started.

@@ -9,7 +9,7 @@ How it ends:
 - the owner says "leave" through the pipe, or SIGTERM / SIGINT comes: workers finish what they run, hand back the rest,
   and leave; a second signal means now;
 - the pipe closes without a word, or the agent gets a new parent: the owner was killed. Workers are killed, what the
-  server keeps for the client is deleted, or the private server is ended.
+  server keeps for the client is deleted, unless it is a private server, which has ended as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -34,7 +34,6 @@ from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, 
 from rush_executor._ledger.client import retire_client
 from rush_executor._ledger.connection import Channel, connect, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
-from rush_executor._ledger.server import ServerGuard
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import KILL, KILLED_TAG, LOST_TAG, RESTART, TERMINATE, TIMEOUT_TAG, Loss
@@ -86,7 +85,7 @@ class AgentSettings:
         owner_fd: Read end of the pipe to the owner; None for an agent that stands alone.
         owner_pid: The owner.
         client_id: The owner's client id: what the server keeps for it is deleted when the owner is killed.
-        server: The private server, if any: ended when the owner is killed.
+        is_server_private: Whether the server ends with the owner.
     """
 
     config: NetworkConfig
@@ -98,7 +97,7 @@ class AgentSettings:
     owner_fd: int | None = None
     owner_pid: int | None = None
     client_id: str | None = None
-    server: ServerGuard | None = field(default=None, repr=False)
+    is_server_private: bool = False
 
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -421,10 +420,8 @@ class Supervisor:
         self._when_ready = _nothing
 
     def _has_work(self) -> bool:
-        """Whether a worker is there or to be started, as far as is known; there may be none at all from the start."""
-        if self._workers or self._unstarted or not (self._settings.worker_ids or self._n_done):
-            return True
-        return self._settings.n_workers > self._n_done
+        """Whether a worker is there or to be started."""
+        return bool(self._workers or self._unstarted) or self._settings.n_workers > self._n_done
 
     def _is_short(self) -> bool:
         """Whether a worker is to be started."""
@@ -577,8 +574,6 @@ class Supervisor:
     def _end_with_owner(self) -> None:
         self._is_owner_gone = True
         self._kill_workers()
-        if self._settings.server is not None:
-            self._settings.server.end()
 
     def _depart(self) -> None:
         """Waits for the last workers, which have been told, and takes the agent off the lists."""
@@ -597,7 +592,7 @@ class Supervisor:
             remove_directory(self._settings.client_id)
             sweep_directories()
         self._relay.close(_STDERR_PATIENCE_S)
-        if not (self._is_owner_gone and self._settings.server is not None):
+        if not (self._is_owner_gone and self._settings.is_server_private):
             with contextlib.suppress(NetworkLostError):
                 self._report_losses()
                 self._ledger.leave()

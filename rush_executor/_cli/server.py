@@ -72,7 +72,6 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     # ruff: noqa: PLC0415 - not for `--help`
     import socket
 
-    from rush_executor._crew.guardian import guarded
     from rush_executor._ledger.server import EmbeddedServer, Listen
 
     # First of all: who waits for what is printed below may end then.
@@ -88,13 +87,12 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     with _told_to_stop() as stop:
         server = EmbeddedServer.start(listen=Listen(address, port, host, password))
         try:
-            with guarded(server.guard()):
-                server.wait_ready()
-                with _written(args.url_file, server.url, fail):
-                    url_file = os.path.abspath(args.url_file) if args.url_file else server.url_path  # noqa: PTH100
-                    _tell(args, server, url_file, is_local=address.startswith(_LOOPBACK))
-                    while not stop.wait(_LOOK_S) and (_is_to_stay() or os.getppid() == parent):
-                        server.check()
+            server.wait_ready()
+            with _written(args.url_file, server.url, fail):
+                url_file = os.path.abspath(args.url_file) if args.url_file else server.url_path  # noqa: PTH100
+                _tell(args, server, url_file, is_local=address.startswith(_LOOPBACK))
+                while not stop.wait(_LOOK_S) and (_is_to_stay() or os.getppid() == parent):
+                    server.check()
         finally:
             server.stop()
     if not args.json:

@@ -46,7 +46,7 @@ def run_agent(settings: AgentSettings, when_ready: Callable[[], None] | None = N
         NetworkLostError: The server stayed away for longer than the grace.
     """
     # What is here now stays as long as the agent: no collection needs to look at it, and so to copy it, in a worker.
-    gc.collect()
+    # Not now either: imports leave next to no garbage, and looking for it took a fifth of their time.
     gc.freeze()
     gc.enable()
     Supervisor(

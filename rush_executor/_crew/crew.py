@@ -168,9 +168,7 @@ class Crew:
             os.close(pipe_w)
 
     def _start_agent(self, settings: AgentSettings) -> None:
-        settings = replace(
-            settings, owner_pid=os.getpid(), server=self._server.guard() if self._server is not None else None
-        )
+        settings = replace(settings, owner_pid=os.getpid())
         pipe_r, pipe_w = os.pipe()
         try:
             self._agent = subprocess.Popen(

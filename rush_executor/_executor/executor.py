@@ -380,6 +380,7 @@ class RushExecutor(TaskExecutor):
                 n_workers=self._n_own_workers,
                 max_tasks_per_child=max_tasks_per_child,
                 client_id=client_id,
+                is_server_private=server is not None,
             )
             environment = worker_environment(max(1, self._n_own_workers), inner_max_num_threads)
             with ctrl_c_held_back():

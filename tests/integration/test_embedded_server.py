@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib.util
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import redis
 
 from rush_executor._ledger import server as server_module
-from rush_executor._ledger.server import EmbeddedServer, ServerGuard
+from rush_executor._ledger.server import EmbeddedServer
 from rush_executor.errors import ServerError
 
 REPOSITORY = Path(server_module.__file__).parents[2]
@@ -162,8 +163,8 @@ def test_it_listens_on_no_tcp_port(server: EmbeddedServer, client: redis.Redis) 
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(server: EmbeddedServer) -> None:
-    """It leads a process group of its own: the terminal signals the group in the foreground, ours."""
-    assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
+    """It has a process group of its own: the terminal signals the group in the foreground, ours."""
+    assert os.getpgid(server.pid) != os.getpgid(0)
 
 
 @needs_proc
@@ -451,16 +452,22 @@ def test_ctrl_c_before_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         EmbeddedServer.start()
 
 
-def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child exists, but `Popen` has not returned: the child goes too."""
+@pytest.mark.parametrize("nth", [1, 2], ids=["watcher", "server"])
+def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """The child exists, but `Popen` has not returned: the child goes too, and what was there before it."""
     seen: list[int] = []
-    kill = subprocess.Popen.kill
+    read, kill = os.read, subprocess.Popen.kill
 
     def interrupted(fd: int, n: int) -> bytes:
-        raise KeyboardInterrupt
+        seen.append(0)
+        if len(seen) == nth:
+            raise KeyboardInterrupt
+        return read(fd, n)
+
+    killed: list[int] = []
 
     def observed(self: subprocess.Popen[bytes]) -> None:
-        seen.append(self.pid)
+        killed.append(self.pid)
         kill(self)
 
     monkeypatch.setattr(subprocess.Popen, "kill", observed)
@@ -468,8 +475,9 @@ def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             EmbeddedServer.start()
-    assert len(seen) == 1
-    assert not is_alive(seen[0])
+    assert len(killed) == nth
+    assert not any(map(is_alive, killed))
+    assert not server_module._watched
 
 
 def test_ctrl_c_after_the_launch(bin_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,11 +485,11 @@ def test_ctrl_c_after_the_launch(bin_dir: Path, monkeypatch: pytest.MonkeyPatch)
     script(bin_dir / "valkey-server", "exec sleep 600\n")
     seen: list[int] = []
 
-    def interrupted(pid: int) -> str:
-        seen.append(pid)
+    def interrupted(directory: str) -> str:
+        seen.extend(child.pid for child in psutil.Process().children() if "sleep" in child.cmdline())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server_module, "_start_identity", interrupted)
+    monkeypatch.setattr(server_module, "_unix_url", interrupted)
     with pytest.raises(KeyboardInterrupt):
         EmbeddedServer.start()
     assert len(seen) == 1
@@ -491,159 +499,128 @@ def test_ctrl_c_after_the_launch(bin_dir: Path, monkeypatch: pytest.MonkeyPatch)
 # ------------------------------------------------------------------------------------------------ the owner's end
 
 OWNER = """
-import pickle, sys
+import os, signal, sys, time
+from rush_executor._ledger import server as server_module
 from rush_executor._ledger.server import EmbeddedServer
+
+def tell(pid):
+    print(pid, flush=True)
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+READY = """
 server = EmbeddedServer.start()
 server.wait_ready()
-print(pickle.dumps(server.guard()).hex(), flush=True)
+tell(server.pid)
 """
+# Where an owner is killed: between two lines of ours, each time.
+MOMENTS = {
+    "watched": "server_module._launch = die\nEmbeddedServer.start()",
+    "launched": """
+class Server(EmbeddedServer):
+    def __init__(self, process, *_):
+        tell(process.pid)
+        die()
+Server.start()
+""",
+    "started": "tell(EmbeddedServer.start().pid)\ndie()",
+    "ready": READY + "die()",
+}
 
 
-def start_owner(root: Path, then: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", OWNER + then],
+@contextlib.contextmanager
+def owner(root: Path, program: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that starts a server in `root`."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", OWNER + program],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(root)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-
-
-def read_guard(owner: subprocess.Popen[bytes]) -> ServerGuard:
-    assert owner.stdout is not None
-    guard = pickle.loads(bytes.fromhex(owner.stdout.readline().decode()))
-    assert isinstance(guard, ServerGuard)
-    return guard
-
-
-def test_the_guard_ends_the_server_of_a_killed_owner(root: Path) -> None:
-    """Promise 6: the owner dies by SIGKILL; the guard, sent to another process before, ends what it left."""
-    with start_owner(root, "sys.stdin.read()") as owner:
-        guard = read_guard(owner)
-        owner.kill()
-    assert is_alive(guard.pid)
-    assert Path(guard.directory).is_dir()
-    guard.end()
-    assert not is_alive(guard.pid)
-    assert not Path(guard.directory).exists()
-    guard.end()
-
-
-def test_dropping_the_server_is_silent(root: Path) -> None:
-    """The owner's interpreter ends without `stop`: no ResourceWarning, no message; the guard does the rest."""
-    with start_owner(root, "del server") as owner:
-        guard = read_guard(owner)
-        assert owner.stderr is not None
-        assert owner.stderr.read() == b""
-        assert owner.wait() == 0
-    guard.end()
-    assert not is_alive(guard.pid)
-
-
-def test_the_guard_after_stop(server: EmbeddedServer) -> None:
-    """The owner was there first: nothing to do, no error."""
-    guard = pickle.loads(pickle.dumps(server.guard()))
-    assert guard == server.guard()
-    server.stop()
-    guard.end()
-
-
-def test_the_guard_before_stop(server: EmbeddedServer) -> None:
-    """The guard was there first, in the owner's own process even."""
-    server.guard().end()
-    assert not is_alive(server.pid)
-    assert not Path(server.directory).exists()
-    server.stop()
-
-
-def test_the_guard_of_a_server_that_hangs(server: EmbeddedServer) -> None:
-    """It asks the kernel and not the server."""
-    os.kill(server.pid, signal.SIGSTOP)
-    server.guard().end()
-    assert not is_alive(server.pid)
-
-
-@pytest.fixture(params=["pidfd", "no pidfd"])
-def kill_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to kill: by handle, and by pid where the kernel or a sandbox gives no handle."""
-    if request.param == "pidfd" and not hasattr(os, "pidfd_open"):
-        pytest.skip("this platform has no pidfd")
-    if request.param == "no pidfd" and hasattr(os, "pidfd_open"):
-
-        def refused(pid: int) -> int:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-        monkeypatch.setattr(os, "pidfd_open", refused)
-
-
-@pytest.mark.usefixtures("kill_path")
-def test_the_guard_kills_its_own_process(root: Path) -> None:
-    """The process that has both pid and start."""
-    with start_owner(root, "sys.stdin.read()") as owner:
-        guard = read_guard(owner)
-        owner.kill()
-    guard.end()
-    assert not is_alive(guard.pid)
-
-
-@pytest.mark.usefixtures("kill_path")
-@pytest.mark.parametrize("start_identity", ["1", ""])
-def test_the_guard_spares_a_stranger_with_the_same_pid(tmp_path: Path, start_identity: str) -> None:
-    """The server is long gone and its pid came round: the process that has it now lives on, the directory goes."""
-    directory = tmp_path / "rush-gone"
-    directory.mkdir()
-    with subprocess.Popen(["sleep", "600"]) as stranger:
-        try:
-            ServerGuard(stranger.pid, start_identity, str(directory)).end()
-            assert stranger.poll() is None
-            assert is_alive(stranger.pid)
-        finally:
-            stranger.kill()
-    assert not directory.exists()
-
-
-@pytest.mark.usefixtures("kill_path")
-def test_the_guard_spares_what_it_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither at the start nor at the end could the system say when the process began: two blanks are no match."""
-    monkeypatch.setattr(server_module, "_start_identity", lambda pid: "")
-    with subprocess.Popen(["sleep", "600"]) as stranger:
-        try:
-            ServerGuard(stranger.pid, "", str(tmp_path / "rush-gone")).end()
-            assert stranger.poll() is None
-            assert is_alive(stranger.pid)
-        finally:
-            stranger.kill()
-
-
-@pytest.mark.usefixtures("kill_path")
-def test_the_guard_of_a_pid_that_nobody_has(tmp_path: Path) -> None:
-    """The server is gone and nobody took its pid."""
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    ServerGuard(ended.pid, "1", str(tmp_path / "rush-gone")).end()
-
-
-@pytest.mark.usefixtures("kill_path")
-def test_the_guard_of_a_zombie(server: EmbeddedServer) -> None:
-    """The server died but its parent has not looked: the guard does not wait for that."""
-    os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(server.pid))
-    began_at = time.monotonic()
-    server.guard().end()
-    assert time.monotonic() - began_at < 1
-    assert not Path(server.directory).exists()
-
-
-@pytest.mark.parametrize("identity", ["_start_identity", "_start_identity_by_ps"])
-def test_start_identities(identity: str) -> None:
-    """Stable while the process lives, "" when it is a zombie or gone; one for every platform."""
-    tell: Callable[[int], str] = getattr(server_module, identity)
-    with subprocess.Popen(["sleep", "600"]) as process:
-        first = tell(process.pid)
-        assert first
-        assert tell(process.pid) == first != tell(1)
+        text=True,
+    ) as process:
+        yield process
         process.kill()
-        wait_until(lambda: not is_alive(process.pid))
-        assert tell(process.pid) == ""
-    assert tell(process.pid) == ""
+
+
+def told_pid(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+def wait_for_end(pid: int, root: Path) -> None:
+    """Until server, watcher and directory are gone."""
+    wait_until(lambda: not is_alive(pid) and not any(root.iterdir()))
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(root) in " ".join(p.info["cmdline"] or ())]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_owner_that_is_killed(root: Path, moment: str) -> None:
+    """Promise 6, from the first moment on: nothing is left behind."""
+    with owner(root, MOMENTS[moment]) as process:
+        pid = told_pid(process) if "tell" in MOMENTS[moment] else process.pid
+        assert process.wait(60) == -signal.SIGKILL
+        wait_for_end(pid, root)
+
+
+def test_an_owner_that_is_killed_while_the_server_hangs(root: Path) -> None:
+    """The watcher asks the kernel and not the server."""
+    with owner(root, READY + "sys.stdin.read()") as process:
+        pid = told_pid(process)
+        os.kill(pid, signal.SIGSTOP)
+        process.kill()
+        wait_for_end(pid, root)
+
+
+def test_an_owner_that_ends_without_a_word(root: Path) -> None:
+    """The owner's interpreter ends without `stop`: no ResourceWarning, no message; the watcher does the rest."""
+    with owner(root, READY + "del server") as process:
+        pid = told_pid(process)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+        wait_for_end(pid, root)
+
+
+def test_an_owner_that_becomes_another_program(root: Path) -> None:
+    """It will never end its server."""
+    with owner(root, READY + "os.execvp('sleep', ['sleep', '600'])") as process:
+        wait_for_end(told_pid(process), root)
+        assert process.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_lives_on(root: Path) -> None:
+    """It does not keep the server of its killed parent."""
+    program = "if not os.fork():\n    tell(os.getpid())\n    time.sleep(600)\nsys.stdin.read()"
+    with owner(root, READY + program) as process:
+        pid, child = told_pid(process), told_pid(process)
+        process.kill()
+        wait_for_end(pid, root)
+        assert is_alive(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_watcher_that_is_killed(server: EmbeddedServer) -> None:
+    """The server goes on, and ends as always."""
+    assert server._watcher is not None
+    server._watcher.process.kill()
+    server._watcher.process.wait()
+    server.check()
+    server.stop()
+    assert not is_alive(server.pid)
+
+
+def test_without_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a server, and nobody who watches."""
+    monkeypatch.setattr(server_module, "_SHELL", "/nowhere/sh")
+    server = EmbeddedServer.start()
+    try:
+        server.wait_ready()
+        assert server._watcher is None
+    finally:
+        server.stop()
+    assert not is_alive(server.pid)
+    assert not server_module._watched

@@ -21,7 +21,7 @@ LUA_FILES = sorted(PACKAGE.rglob("*.lua"))
 
 # Files that may touch the environment of the process, besides `_config.py`, and why that is not configuration.
 MAY_TOUCH_ENVIRONMENT: dict[str, str] = {
-    "_ledger/server.py": "hands its own environment on to `ps`, with language and time zone fixed",
+    "_ledger/server.py": "hands its own environment on to the server, but for what is addressed to Rush",
 }
 # Files that may spell a key, besides the key schema, and why.
 MAY_SPELL_KEYS: dict[str, str] = {}
