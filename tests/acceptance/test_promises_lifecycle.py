@@ -91,7 +91,7 @@ def test_promise_8_the_interpreter_exits_when_all_is_done(tmp_path: Path, server
         stdin=subprocess.PIPE,
     )
     read_line(program, "ready")
-    processes = whole_family(program.pid, 4)  # agent, two workers, server
+    processes = whole_family(program.pid, 5)  # agent, two workers, server and its watcher
     with guarded(processes):
         out, err = finish(program, code=code)
         assert err == ""
@@ -176,7 +176,7 @@ def test_promise_8_nothing_is_left_after_shutdown(server_root: Path, eventually:
             executor.submit(tasks.square, 2).add_done_callback(lambda _: None)
             (directory,) = server_root.iterdir()
             assert directory.stat().st_mode & 0o777 == 0o700
-            started = eventually(lambda: len(new := set(me.children(recursive=True)) - before) == 4 and list(new))
+            started = eventually(lambda: len(new := set(me.children(recursive=True)) - before) == 5 and list(new))
         assert list(server_root.iterdir()) == []
         return started
 
@@ -248,7 +248,7 @@ def test_promise_9_nothing_outlives_its_client(tmp_path: Path, server_root: Path
     """Promise 9: two seconds after the client's death no worker, agent, server or directory is there."""
     program = start_program(_CLIENT, str(tmp_path), directory=tmp_path)
     read_line(program, "ready")
-    processes = whole_family(program.pid, 5)
+    processes = whole_family(program.pid, 6)
     assert len(list(server_root.iterdir())) == 1
     with guarded(processes):
         _DEATHS[how](program)
@@ -297,7 +297,7 @@ def test_promise_9_a_child_of_the_client_that_lives_on_does_not_keep_them(tmp_pa
         flags=["-W", "ignore"],
     )
     child = psutil.Process(int(read_line(program, "ready")))
-    processes = [p for p in whole_family(program.pid, 4) if p != child]
+    processes = [p for p in whole_family(program.pid, 5) if p != child]
     with guarded([*processes, child]):
         program.kill()
         died_at = time.monotonic()
@@ -696,7 +696,7 @@ def terminal(tmp_path: Path, server_root: Path) -> Iterator[Callable[..., Termin
 def _press_ctrl_c_when_running(one: Terminal, tmp_path: Path, eventually: Eventually) -> list[psutil.Process]:
     eventually((tmp_path / "told").exists)
     # The task runs; where the client is by then, in `result` or about to call it, must not matter.
-    processes = whole_family(one.pid, 4)
+    processes = whole_family(one.pid, 5)
     one.press_ctrl_c()
     return processes
 
@@ -783,7 +783,7 @@ def test_promise_22_ctrl_c_at_the_exit(terminal: Any, tmp_path: Path, eventually
     one = terminal(f"executor = RushExecutor(2)\nexecutor.submit(wait, sys.argv[1])\nprint('end', flush=True)\n{end}")
     one.read_until("end\n")
     eventually((tmp_path / "told").exists)
-    processes = whole_family(one.pid, 4)
+    processes = whole_family(one.pid, 5)
     # Asleep in the wait at the exit, as far as that can be seen from outside.
     eventually(lambda: psutil.Process(one.pid).status() == psutil.STATUS_SLEEPING)
     one.press_ctrl_c()
@@ -816,7 +816,7 @@ def test_promise_22_ctrl_c_while_everything_is_busy(terminal: Any, tmp_path: Pat
     processes = []
     for n in range(20):
         one.read_until(f"turn {n}\n")
-        processes = processes or whole_family(one.pid, 4)
+        processes = processes or whole_family(one.pid, 5)
         one.press_ctrl_c()
     code, text = one.finish()
     assert code == 0

@@ -495,7 +495,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     """
     program = start_program(text, str(tmp_path), directory=tmp_path)
     read_line(program, "ready")
-    processes = whole_family(program.pid, 4)
+    processes = whole_family(program.pid, 5)
     end_at = time.monotonic() + 60
     while not (tmp_path / "1").exists():
         assert time.monotonic() < end_at
