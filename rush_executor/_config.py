@@ -24,8 +24,10 @@ from urllib.parse import urlsplit
 __all__ = [
     "DEFAULT_MAX_RETRIES",
     "HIGHEST_PRIORITY",
+    "URL_FORMS",
     "LogSettings",
     "NetworkConfig",
+    "check_url",
     "chosen_secret",
     "cpu_count",
     "default_network_id",
@@ -59,6 +61,9 @@ _THREAD_VARIABLES = (
 )
 _SHORTEST_HEARTBEAT_S = 0.1
 _SHORTEST_DOUBT_S = 1.0
+_SCHEMES = ("redis://", "rediss://", "unix://")
+# What a URL looks like, to end a sentence.
+URL_FORMS = "it must be redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// and the same, or unix:///PATH"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,12 +264,40 @@ def chosen_secret(secret: str | bytes | None) -> bytes | None:
     return secret.encode() if isinstance(secret, str) else secret
 
 
+def check_url(url: str) -> str:
+    """Returns the URL of a server, or raises.
+
+    Raises:
+        ValueError: It is none that could be used; its password does not stand in the message.
+    """
+    if not _is_url(url):
+        raise ValueError(f"{redact(url)!r} is no URL of a server: {URL_FORMS}")
+    return url
+
+
 def redact(url: str) -> str:
-    """The URL without its password, for messages."""
+    """The URL without its password, for messages; of what is no URL, all that may be one is left out."""
     # redis-py takes a password among the options as well.
     url = re.sub(r"(?<=[?&])(password=)[^&#]*", r"\1***", url)
+    if not _is_url(url):
+        # A password with a slash in it, say, would be taken for host and path.
+        scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+        return f"{scheme}{mark}***@{rest.rpartition('@')[2]}" if "@" in rest else url
     parts = urlsplit(url)
     if parts.password is None:
         return url
     location = parts.netloc.rpartition("@")[2]
     return url.replace(parts.netloc, f"{parts.username or ''}:***@{location}", 1)
+
+
+def _is_url(url: str) -> bool:
+    """Whether redis-py could read it as it is meant."""
+    if not url.startswith(_SCHEMES):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    # The path is the number of a database, or of a socket.
+    return parts.scheme == "unix" or "@" not in parts.path

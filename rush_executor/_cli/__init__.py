@@ -37,7 +37,7 @@ EXIT_CODES = {
     1: "it could not be done: the server is not reached or refuses, a file cannot be read or written, a task is in "
     "another state; of `doctor`: a check failed",
     2: "the command line is wrong, or something is missing that it needs",
-    3: "there is no such network, task or worker",
+    3: "there is no such network, task or worker; for `doctor` that is a check that failed",
     130: "Ctrl-C, of a command that does not go on until then",
     141: "whoever read the output has closed it",
 }

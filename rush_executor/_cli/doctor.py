@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     picture = target.lookout.picture() if target.network_id else None
     checks = check_server_facts(target.url, read_facts(target.channel), picture)
     if picture is not None:
-        checks += check_network(picture)
+        checks += check_network(picture, target.worker_command())
     if args.json:
         print_json(checks)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rush_executor._cli.output import print_json, printable
-from rush_executor._cli.target import Fail, Target, add_target_options
+from rush_executor._cli.target import Fail, Target, add_target_options, duration
 
 if TYPE_CHECKING:
     from rush_executor._protocol.logs import LogRecord
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command."""
     parser.add_argument("workers", nargs="*", metavar="WORKER", help="only these workers; ids")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is new")
-    parser.add_argument("--since", type=float, metavar="S", help="only what is younger than S seconds")
+    parser.add_argument("--since", type=duration, metavar="S", help="only what is younger than S seconds")
     parser.add_argument("--level", help="only records of this level or above: DEBUG, INFO, WARNING, ...")
     parser.add_argument(
         "--stream",
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, fail: Fail) -> int:
     """Runs the command."""
     # ruff: noqa: PLC0415 - not for `--help`
+    from rush_executor._cli.errors import NotThere
     from rush_executor._ledger.logs import LogCursor, LogReader
     from rush_executor._ledger.views import NetworkReader
     from rush_executor._view.logs import STREAMS, follow_log, record_filter
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     def who() -> list[str]:
         return args.workers or [worker.worker_id for worker in network.workers({})]
 
+    if unknown := set(args.workers).difference(worker.worker_id for worker in network.workers({})):
+        raise NotThere(f"there is no worker {', '.join(map(repr, sorted(unknown)))} in network {target.network_id!r}")
     start = logs.now() - args.since if args.since is not None else 0.0
     cursor = LogCursor(start)
     _print((r for r in logs.read(who(), cursor) if r.time >= start and is_wanted(r)), is_json=args.json)

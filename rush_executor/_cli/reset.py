@@ -49,9 +49,9 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     target = Target(args, fail)
     picture = target.picture()
     if picture.kind == "calls" and picture.n_clients and not picture.is_durable:
+        users = "a program uses" if picture.n_clients == 1 else f"{picture.n_clients} programs use"
         raise RushError(
-            f"{picture.n_clients} programs use network {picture.network!r}: they would submit their tasks again. It "
-            "ends with the last of them"
+            f"{users} network {picture.network!r}, and would submit the same tasks again. It ends with the last of them"
         )
     if not args.json:
         print_blocks([title_line(str(target), picture), *count_blocks(picture, None)])

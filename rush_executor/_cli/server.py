@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rush_executor._cli.output import print_json
-from rush_executor._cli.target import Fail, add_json_option, add_network_option, read_text
+from rush_executor._cli.target import Fail, add_json_option, add_network_option, named_network, read_text
 
 if TYPE_CHECKING:
     import threading
@@ -78,6 +79,10 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     parent = os.getppid()
     if not 0 <= args.port <= _HIGHEST_PORT:
         fail(f"--port must be between 0 and {_HIGHEST_PORT}")
+    # Host names as they are, with the underscore that some have; IPv6 addresses.
+    if args.host is not None and not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:.]+(%[\w.-]+)?", args.host):
+        fail(f"--host must be a name or an address, to stand in a URL, not {args.host!r}")
+    network_id = named_network(args, fail) or _DEFAULT_NETWORK
     password = _password(args, fail)
     try:
         address, port = _free_address(args.bind, args.port)
@@ -90,7 +95,7 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
             server.wait_ready()
             with _written(args.url_file, server.url, fail):
                 url_file = os.path.abspath(args.url_file) if args.url_file else server.url_path  # noqa: PTH100
-                _tell(args, server, url_file, is_local=address.startswith(_LOOPBACK))
+                _tell(args, server, url_file, network_id, is_local=address.startswith(_LOOPBACK))
                 while not stop.wait(_LOOK_S) and (_is_to_stay() or os.getppid() == parent):
                     server.check()
         finally:
@@ -166,14 +171,15 @@ def _written(path: str | None, url: str, fail: Fail) -> Iterator[None]:
                 os.unlink(path)  # noqa: PTH108
 
 
-def _tell(args: argparse.Namespace, server: Any, url_file: str, *, is_local: bool) -> None:
-    from rush_executor._config import default_network_id, default_secret, redact
+def _tell(args: argparse.Namespace, server: Any, url_file: str, network_id: str, *, is_local: bool) -> None:
+    import shlex
+
+    from rush_executor._config import default_secret, redact
 
     shown = redact(server.url)
     if args.json:
         print_json({"url": shown, "url_file": url_file, "pid": server.pid, "is_local": is_local}, is_line=True)
         return
-    network = args.network or default_network_id() or _DEFAULT_NETWORK
     # Not into a log: whoever reads that could run code here.
     is_shown = sys.stdout.isatty()
     password = "with its password" if is_shown else "without its password"
@@ -188,18 +194,18 @@ def _tell(args: argparse.Namespace, server: Any, url_file: str, *, is_local: boo
         "",
         "Start workers, in another terminal:",
         "",
-        f"    rush-executor worker --url-file {url_file} --network {network}",
+        f"    {shlex.join(['rush-executor', 'worker', '--url-file', url_file, '--network', network_id])}",
         "",
         "use them, from a program,",
         "",
         "    from rush_executor import RushExecutor",
-        f'    url = open("{url_file}").read()',
-        f'    with RushExecutor(0, url=url, network_id="{network}") as executor:',
+        f"    url = open({url_file!r}).read()",
+        f"    with RushExecutor(0, url=url, network_id={network_id!r}) as executor:",
         "        print(list(executor.map(abs, range(-3, 3))))",
         "",
         "and watch:",
         "",
-        f"    rush-executor top --url-file {url_file}",
+        f"    {shlex.join(['rush-executor', 'top', '--url-file', url_file])}",
         "",
         "Ctrl-C ends the server, and all that it holds is gone.",
     ]

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, fail: Fail) -> int:
     """Runs the command."""
     target = Target(args, fail)
+    # One that is not there is told as by other commands.
+    target.picture()
     with target.rush() as rush:
         tell(rush.snapshot(args.file), is_json=args.json)
     return 0
@@ -45,4 +47,5 @@ def tell(snapshot: NetworkSnapshot, *, is_json: bool) -> None:
     s = snapshot
     states = f"{s.n_queued:,} queued, {s.n_running:,} running, {s.n_finished:,} finished, {s.n_failed:,} failed"
     taken = f"network {printable(s.network_id)} of {instant_text(s.taken_at)}"
-    print_blocks([Line(f"{printable(s.path)}: {taken}, {s.n_tasks:,} tasks: {states}")])
+    noun = "task" if s.n_tasks == 1 else "tasks"
+    print_blocks([Line(f"{printable(s.path)}: {taken}, {s.n_tasks:,} {noun}: {states}")])

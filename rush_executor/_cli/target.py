@@ -29,6 +29,8 @@ __all__ = [
     "add_secret_option",
     "add_server_options",
     "add_target_options",
+    "duration",
+    "named_network",
     "read_text",
     "required_network",
     "required_url",
@@ -93,6 +95,14 @@ def add_json_option(parser: argparse.ArgumentParser, what: str = "print JSON") -
     parser.add_argument("--json", action="store_true", help=what)
 
 
+def duration(text: str) -> float:
+    """The value of an option that is a number of seconds; for argparse."""
+    seconds = float(text)
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"must be >= 0 seconds, not {text}")
+    return seconds
+
+
 def read_secret(path: str, fail: Fail) -> bytes:
     """What is in a file, without white space around it."""
     from pathlib import Path
@@ -127,23 +137,40 @@ def required_url(args: argparse.Namespace, fail: Fail) -> str:
 
 def required_network(args: argparse.Namespace, fail: Fail) -> str:
     """The network that was named, on the command line or in the environment."""
-    return _named_network(args) or fail("no network: pass --network with its name (network_id), or set RUSH_NETWORK")
+    return named_network(args, fail) or fail(
+        "no network: pass --network with its name (network_id), or set RUSH_NETWORK"
+    )
 
 
-def _named_network(args: argparse.Namespace) -> str | None:
+def named_network(args: argparse.Namespace, fail: Fail) -> str | None:
+    """The network that was named, if one was; one that cannot be is refused."""
     from rush_executor._config import default_network_id
+    from rush_executor._protocol.keys import check_network_id
 
-    network: str | None = args.network
-    return network or default_network_id()
+    # Empty, as from a variable of the shell that is not set, is no way to say "the only one".
+    network: str | None = args.network if args.network is not None else default_network_id()
+    try:
+        return None if network is None else check_network_id(network)
+    except ValueError as error:
+        fail(str(error))
 
 
 def _named_url(args: argparse.Namespace, fail: Fail) -> str | None:
-    from rush_executor._config import default_url, redact
+    from rush_executor._config import URL_FORMS, check_url, default_url, redact
 
     url: str | None = args.url
-    if url and redact(url) != url:
+    if url is not None and redact(url) != url:
         fail(_NOT_HERE)
-    return url or (read_text(args.url_file, fail) if args.url_file else None) or default_url()
+    path: str | None = args.url_file
+    if path is not None:
+        url = read_text(path, fail)
+    elif url is None:
+        url = default_url()
+    try:
+        return None if url is None else check_url(url)
+    except ValueError as error:
+        # Whatever a file holds instead may be a secret.
+        fail(str(error) if path is None else f"{path} holds no URL of a server: {URL_FORMS}")
 
 
 class Target:
@@ -158,8 +185,12 @@ class Target:
     def __init__(self, args: argparse.Namespace, fail: Fail, *, is_network_needed: bool = True) -> None:
         self._args = args
         self._fail = fail
+        self.network_id = named_network(args, fail) or ""
+        # What has another command find the same server, where its environment does not.
+        self._server_options = [] if args.url is None else ["--url", args.url]
+        if args.url_file is not None:
+            self._server_options = ["--url-file", args.url_file]
         self.url = _named_url(args, fail) or self._private_server()
-        self.network_id = _named_network(args) or ""
         self.networks: list[str] = []
         if not self.network_id:
             self._find_network(is_needed=is_network_needed)
@@ -204,6 +235,12 @@ class Target:
     def lookout(self) -> Lookout:
         """Looks at the network."""
         return self._lookout(self.network_id)
+
+    def worker_command(self) -> str:
+        """How workers for this network are started, in a shell."""
+        import shlex
+
+        return shlex.join(["rush-executor", "worker", *self._server_options, "--network", self.network_id])
 
     def has_network(self) -> bool:
         """Whether it is clear by now which network; looks again if it was not."""
@@ -260,7 +297,9 @@ class Target:
 
         servers = private_servers()
         if len(servers) == 1:
-            return next(iter(servers))
+            [(url, path)] = servers.items()
+            self._server_options = ["--url-file", path] if path else ["--url", url]
+            return url
         if servers:
             ways = [f"\n  --url-file {path}" if path else f"\n  --url {url}" for url, path in servers.items()]
             self._fail(f"which server? Several private ones of yours are running on this machine:{''.join(ways)}")

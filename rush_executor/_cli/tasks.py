@@ -227,7 +227,8 @@ def _answer(answers: dict[str, str], args: argparse.Namespace, *, wanted: tuple[
         if args.action == "cancel" and "running" in answers.values():
             print_blocks([Line("what runs goes on: --kill ends it, with its worker process", "dim")])
     else:
-        print_blocks([Line(f"{len(answers):,} tasks {wanted[0]}")])
+        noun = "task" if len(answers) == 1 else "tasks"
+        print_blocks([Line(f"{len(answers):,} {noun} {wanted[0]}")])
     if all(answer in wanted for answer in answers.values()):
         return 0
     return NOT_THERE if all(answer in (*wanted, "") for answer in answers.values()) else FAILED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rush_executor._cli.output import Column, Line, Table, instant_text, print_blocks, print_json, printable
 from rush_executor._cli.status import worker_table
-from rush_executor._cli.target import Fail, Target, add_target_options
+from rush_executor._cli.target import Fail, Target, add_target_options, duration
 
 if TYPE_CHECKING:
     from rush_executor._view.lookout import Picture, WorkerLine
@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text, description=f"{name.capitalize()} workers: {text}.")
         action.add_argument("workers", nargs="*", metavar="WORKER", help="ids, or beginnings of them")
         action.add_argument("--all", action="store_true", help="all that are there")
-        action.add_argument("--wait", type=float, metavar="S", help="wait until they have ended, for S seconds at most")
+        action.add_argument(
+            "--wait", type=duration, metavar="S", help="wait until they have ended, for S seconds at most"
+        )
         parsers.append(action)
     for action in parsers:
         add_target_options(action, has_secret=action is listing)

@@ -553,10 +553,11 @@ class Session:
             self._alone_since = now
         elif now - self._alone_since > _ALONE_S and not self._has_warned:
             self._has_warned = True
+            n = len(self._pending)
             logger.warning(
-                "%d tasks wait, and no worker has joined network %r on %s. Start one there with `rush-executor "
-                "worker`, or give max_workers.",
-                len(self._pending),
+                "%s, and no worker has joined network %r on %s. Start one there with `rush-executor worker`, or give "
+                "max_workers.",
+                "1 task waits" if n == 1 else f"{n} tasks wait",
                 self.config.network_id,
                 redact(self.config.url),
             )

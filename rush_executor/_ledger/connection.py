@@ -42,7 +42,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from rush_executor._config import redact
+from rush_executor._config import check_url, redact
 from rush_executor._ledger.scripts import load_commands, pack
 from rush_executor.errors import NetworkLostError, ServerError
 
@@ -116,7 +116,8 @@ def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPo
         "socket_connect_timeout": timeout_s or REPLY_TIMEOUT_S,
         "health_check_interval": 0,
     }
-    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(_without_options(url, settings), **settings, **_driver())
+    url = _without_options(check_url(url), settings)
+    pool: redis.ConnectionPool = redis.ConnectionPool.from_url(url, **settings, **_driver())
     return pool
 
 

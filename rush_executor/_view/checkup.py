@@ -73,9 +73,14 @@ def check_server_facts(url: str, facts: ServerFacts, picture: Picture | None) ->
     ]
 
 
-def check_network(picture: Picture) -> list[Check]:
-    """Judges a network."""
-    return list(_network_checks(picture))
+def check_network(picture: Picture, worker_command: str) -> list[Check]:
+    """Judges a network.
+
+    Args:
+        picture: Of the network.
+        worker_command: How workers for it are started, in a shell.
+    """
+    return list(_network_checks(picture, worker_command))
 
 
 def server_text(info: Mapping[str, str]) -> str:
@@ -254,9 +259,10 @@ def _access(url: str) -> Iterator[Check]:
         yield Check("access", OK, "a password, encrypted")
 
 
-def _network_checks(picture: Picture) -> Iterator[Check]:
+def _network_checks(picture: Picture, worker_command: str) -> Iterator[Check]:
     if not picture.kind:
-        yield Check("network", WARN, f"there is no network {picture.network!r} yet", "is the name right?")
+        advice = "is the name right? The first program, task or worker makes it"
+        yield Check("network", FAIL, f"there is no network {picture.network!r}", advice)
         return
     yield Check("network", OK, f"{picture.network!r}, {picture.description}")
     if picture.is_broken:
@@ -269,12 +275,8 @@ def _network_checks(picture: Picture) -> Iterator[Check]:
         hosts = ", ".join(sorted({worker.host for worker in silent}))
         yield Check("workers", WARN, f"{found}, {len(silent)} silent on {hosts}", "they are taken for lost in a moment")
     elif not n_there and picture.n_queued:
-        yield Check(
-            "workers",
-            FAIL,
-            f"none, and {picture.n_queued:,} tasks are queued",
-            f"start some: rush-executor worker --network {picture.network}",
-        )
+        queued = "1 task is" if picture.n_queued == 1 else f"{picture.n_queued:,} tasks are"
+        yield Check("workers", FAIL, f"none, and {queued} queued", f"start some: {worker_command}")
     else:
         yield Check("workers", OK, found)
     if picture.kind != TASKS and not picture.is_durable and not picture.n_clients:

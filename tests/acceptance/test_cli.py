@@ -231,7 +231,7 @@ def test_a_network_that_keeps_its_tasks(cli: Cli, rush: Rush, tmp_path: Path) ->
     assert ask(cli, "tasks retry", "nothing", code=3) == {"nothing": ""}
     assert rush.wait_for_tasks([bad], timeout=DEADLINE_S)
     assert rush.fetch_tasks([bad])["attempts"] == [2]
-    assert cli("tasks retry --all-failed")[1] == "1 tasks queued\n"
+    assert cli("tasks retry --all-failed")[1] == "1 task queued\n"
     assert rush.wait_for_tasks([bad], timeout=DEADLINE_S)
 
     file = str(tmp_path / "kept.rush")
@@ -290,7 +290,8 @@ def test_logs(cli: Cli, rush: Rush, eventually: Eventually) -> None:
     assert line.endswith(f" {key}: hello\\x1b[2J you")
     [record] = [json.loads(text) for text in cli("logs --json")[1].splitlines()]
     assert (record["message"], record["task"], record["stream"]) == ("hello\x1b[2J you", key, "stdout")
-    assert cli("logs --level ERROR")[1] == cli("logs nobody")[1] == cli("logs --since 0")[1] == ""
+    assert cli("logs --level ERROR")[1] == cli("logs --since 0")[1] == ""
+    assert cli("logs nobody") == cli("logs --follow", rush.worker_ids[0], "nobody") == (3, "")
 
 
 def test_following_logs(rush: Rush, server_url: str) -> None:
@@ -334,6 +335,10 @@ def test_an_empty_server(cli: Cli) -> None:
     """Has no network: that is an exit code of its own."""
     assert cli("status") == (0, f"no networks on {os.environ['RUSH_URL']}\n")
     assert cli("tasks list")[0] == cli("top --once")[0] == cli("workers list --network x")[0] == 3
+    assert cli("snapshot x.rush --network x")[0] == 3
+    # Of a checkup it is a finding.
+    [check] = [check for check in ask(cli, "doctor --network x", code=1) if check["level"] == "fail"]
+    assert check["name"] == "network"
 
 
 def test_reset_asks(cli: Cli, rush: Rush, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +352,7 @@ def test_reset_asks(cli: Cli, rush: Rush, monkeypatch: pytest.MonkeyPatch) -> No
         assert bool(rush.tasks) == bool(code)
 
 
-def test_doctor(cli: Cli, rush: Rush, eventually: Eventually) -> None:
+def test_doctor(cli: Cli, rush: Rush, server_url: str, eventually: Eventually) -> None:
     """A server of ours is in good health; the network on it, too."""
     checks = {check["name"]: check for check in ask(cli, "doctor")}
     assert {check["level"] for name, check in checks.items() if name not in ("persistence", "latency", "clock")} == {
@@ -360,6 +365,10 @@ def test_doctor(cli: Cli, rush: Rush, eventually: Eventually) -> None:
     eventually(lambda: not rush.running_worker_ids)
     rush.push_tasks([{"x": 1}])
     assert cli("doctor")[0] == 1
+    # What it says to do can be done as it stands.
+    found = {check["name"]: check for check in ask(cli, "doctor --url", server_url, code=1)}
+    assert found["workers"]["found"] == "none, and 1 task is queued"
+    assert found["workers"]["advice"].endswith(f"rush-executor worker --url {server_url} --network kept")
 
 
 def test_sealed_tasks(cli: Cli, server_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

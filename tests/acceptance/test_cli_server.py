@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +83,23 @@ def test_two_terminals(tmp_path: Path) -> None:
         assert text.endswith("The server has ended.\n")
     finally:
         terminal.kill()
+
+
+def test_a_name_with_quotes(tmp_path: Path) -> None:
+    """What it prints is for a shell, and for Python, whatever stands in a name."""
+    name, file = "a'b;id", tmp_path / "it's a file"
+    with start("--network", name, "--url-file", str(file)) as server:
+        assert server.stdout is not None
+        lines = []
+        while not lines or not lines[-1].startswith("Ctrl-C"):
+            lines.append(server.stdout.readline())
+        server.terminate()
+        server.communicate(timeout=DEADLINE_S)
+    [worker, top] = [shlex.split(line) for line in lines if line.startswith("    rush-executor")]
+    assert worker == ["rush-executor", "worker", "--url-file", str(file), "--network", name]
+    assert top == ["rush-executor", "top", "--url-file", str(file)]
+    program = ast.parse(textwrap.dedent("".join(line for line in lines if re.match("    (from|url|with|    )", line))))
+    assert {name, str(file)} <= {node.value for node in ast.walk(program) if isinstance(node, ast.Constant)}
 
 
 def test_who_gets_in(server: subprocess.Popen[str]) -> None:

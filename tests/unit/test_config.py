@@ -12,6 +12,7 @@ from rush_executor import _config
 from rush_executor._config import (
     LogSettings,
     NetworkConfig,
+    check_url,
     chosen_secret,
     cpu_count,
     default_network_id,
@@ -199,6 +200,29 @@ def test_redact_a_password_in_the_options(url: str) -> None:
 def test_redact_never_raises(url: str) -> None:
     """It is called while a message about a bad URL is made."""
     assert isinstance(redact(url), str)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("foo", "foo"),
+        ("http://host", "http://host"),
+        ("user:geheim@host", "***@host"),
+        ("http://u:geheim@host/x", "http://***@host/x"),
+        ("redis://:ge/heim@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://u:ge@h/eim@host", "redis://***@host"),
+        ("redis://:a://geheim@host", "***@host"),
+        ("http://host?password=geheim", "http://host?password=***"),
+        ("redis://:geheim@[::1/0", "redis://***@[::1/0"),
+    ],
+)
+def test_what_is_no_url(url: str, shown: str) -> None:
+    """Is refused, with what a URL looks like; what may be a password is not shown."""
+    with pytest.raises(ValueError, match="it must be redis://") as raised:
+        check_url(url)
+    assert repr(shown) in str(raised.value)
+    assert "eim" not in str(raised.value)
+    assert raised.value.__cause__ is raised.value.__context__ is None
 
 
 def test_log_levels() -> None:

@@ -167,12 +167,64 @@ def test_where_the_network_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
         ("server --bind 203.0.113.1", "cannot listen on 203.0.113.1"),
         ("server --port 99999", "--port must be"),
         ("server --password-file /no/such/file", "/no/such/file"),
-        ("status --url http://nowhere --network n", "scheme"),
+        ("server --host a:b/c", "--host must be a name or an address"),
+        ("logs --since -5 --url redis://nowhere/0 --network n", "--since: must be >= 0 seconds"),
+        ("logs --since nan --url redis://nowhere/0 --network n", "--since: must be >= 0 seconds"),
+        ("workers stop w --wait -1 --url redis://nowhere/0 --network n", "--wait: must be >= 0 seconds"),
+        ("status --url http://nowhere --network n", "'http://nowhere' is no URL of a server: it must be redis://"),
     ],
 )
 def test_wrong_command_lines(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
     """Are told in words, with exit code 2, and nothing is started."""
     assert message in usage_error(capsys, *words.split())
+
+
+# Of every command that takes the name of a network, as little as it needs besides.
+NAMING = (
+    "worker --workers 1", "server", "status", "top", "tasks", "tasks cancel --all-queued", "tasks retry --all-failed",
+    "tasks show t", "workers", "workers kill --all", "logs", "snapshot f", "reset --yes", "doctor",
+)  # fmt: skip
+
+
+def test_all_that_take_a_name() -> None:
+    """Stand in the list above."""
+    takes = {
+        leaf.prog.removeprefix("rush-executor ").split()[0]
+        for parser in commands().values()
+        for leaf in leaves(parser)
+        if any("--network" in action.option_strings for action in leaf._actions)
+    }
+    assert {words.split()[0] for words in NAMING} == takes
+
+
+@pytest.mark.parametrize("words", NAMING)
+@pytest.mark.parametrize(("name", "message"), [("", "this one has 0"), ("a b", "must not"), ("\x1b[31m", "\\x1b")])
+def test_a_name_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, name: str, message: str
+) -> None:
+    """Is refused before anything else is said or started; none at all is not "the only network" when it was given."""
+    monkeypatch.setenv("RUSH_URL", "redis://127.0.0.1:1/0")
+    error = usage_error(capsys, *words.split(), "--network", name)
+    assert message in error
+    assert "\x1b" not in error
+    assert "for network" not in error
+
+
+@pytest.mark.parametrize("words", ["status", "worker --network n"])
+@pytest.mark.parametrize("content", ["geheim", "geheim@host", "redis://:ge/heim@host/0", "http://:geheim@host"])
+def test_a_file_without_a_url(capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, content: str) -> None:
+    """Is told by its name, with what a URL looks like, and without what it holds: that may be a password."""
+    file = tmp_path / "file.url"
+    file.write_text(content)
+    error = usage_error(capsys, *words.split(), "--url-file", str(file))
+    assert f"{file} holds no URL of a server: it must be redis://" in error
+    assert "heim" not in error
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "a@b", "[::1]", "", "h:p", "x'y"])
+def test_a_host_that_cannot_stand_in_a_url(capsys: pytest.CaptureFixture[str], host: str) -> None:
+    """Is refused before a server is started."""
+    assert "--host must be" in usage_error(capsys, "server", "--host", host)
 
 
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,9 @@ def test_a_good_server() -> None:
     assert {check.level for check in checked().values()} == {"ok"}
 
 
+WORKER = "rush-executor worker --url-file 'a b' --network demo"
+
+
 @pytest.mark.parametrize(
     ("name", "level", "facts"),
     [
@@ -117,15 +120,23 @@ def test_access(url: str, level: str) -> None:
 
 def test_a_network() -> None:
     """Told is what keeps its tasks from being run."""
-    levels = lambda picture: {check.name: check.level for check in check_network(picture)}  # noqa: E731
+    levels = lambda picture: {check.name: check.level for check in check_network(picture, WORKER)}  # noqa: E731
     assert levels(EMPTY) == {"network": "ok", "workers": "ok"}
-    assert levels(replace(EMPTY, kind="")) == {"network": "warn"}
+    assert levels(replace(EMPTY, kind="")) == {"network": "fail"}
     assert levels(replace(EMPTY, n_queued=3))["workers"] == "fail"
     assert levels(replace(EMPTY, is_broken=True))["workers"] == "fail"
     assert levels(replace(EMPTY, n_queued=3, workers=[worker("w")]))["workers"] == "ok"
     assert levels(replace(EMPTY, workers=[worker("w"), worker("v", state="silent")]))["workers"] == "warn"
     assert levels(replace(EMPTY, n_clients=0))["programs"] == "warn"
     assert "programs" not in levels(replace(KEPT, n_clients=0))
+
+
+@pytest.mark.parametrize(("n", "found"), [(1, "1 task is queued"), (2000, "2,000 tasks are queued")])
+def test_nobody_runs_what_is_queued(n: int, found: str) -> None:
+    """The advice is the very command that helps."""
+    [check] = [check for check in check_network(replace(EMPTY, n_queued=n), WORKER) if check.level == "fail"]
+    assert check.found == f"none, and {found}"
+    assert check.advice == f"start some: {WORKER}"
 
 
 def test_a_server_in_a_line() -> None:
