@@ -296,7 +296,7 @@ def _lose_worker(
             k.blob(),
             tag,
             how,
-            loss.reason,
+            loss.ending,
             k.functions(),
             k.running_tasks(),
             k.worker(),

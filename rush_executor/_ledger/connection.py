@@ -189,17 +189,24 @@ class Channel:
         pool: Where the connection comes from.
         reconnect_timeout_s: How long `call` goes on trying.
         stopping: Set by whoever wants a call that waits for the server to give up now.
+        closed_text: For the `RuntimeError` with which everything ends from then on; empty where last words may be sent.
 
     Attributes:
         n_breaks: How often the connection was given up: what went out before with `post` may not have arrived.
     """
 
     def __init__(
-        self, pool: redis.ConnectionPool, *, reconnect_timeout_s: float, stopping: threading.Event | None = None
+        self,
+        pool: redis.ConnectionPool,
+        *,
+        reconnect_timeout_s: float,
+        stopping: threading.Event | None = None,
+        closed_text: str = "",
     ) -> None:
         self._connection = pool.make_connection()
         self._reconnect_timeout_s = reconnect_timeout_s
         self._stopping = stopping or threading.Event()
+        self._closed_text = closed_text
         self.n_breaks = 0
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
@@ -218,6 +225,7 @@ class Channel:
             NetworkGone, WorkerGone: As the ledger says.
             NetworkLostError: The server stayed away, or went on refusing, for longer than the grace.
             Refused: The server calls a command wrong, or forbids it.
+            RuntimeError: Whoever this channel belongs to was closed.
         """
         give_up_at = 0.0
         pause_s = _FIRST_PAUSE_S
@@ -230,7 +238,7 @@ class Channel:
                     raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
                 now = time.monotonic()
                 give_up_at = give_up_at or now + self._reconnect_timeout_s
-                if now >= give_up_at or self._stopping.is_set():
+                if now >= give_up_at or (self._stopping.is_set() and not self._closed_text):
                     raise NetworkLostError(
                         f"the server did not answer for {self._reconnect_timeout_s:g} s (reconnect_timeout): {error}"
                     ) from error
@@ -341,6 +349,8 @@ class Channel:
 
     def _send(self, commands: Sequence[bytes]) -> None:
         connection = self._connection
+        if self._closed_text and self._stopping.is_set():
+            raise RuntimeError(self._closed_text)
         if self._is_open_question:
             # Ctrl-C broke off the last exchange, maybe in the middle of a command: what comes next here would be the
             # reply to a question that nobody remembers. Seen now, and not mended then, because then the next Ctrl-C

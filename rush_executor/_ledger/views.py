@@ -95,7 +95,7 @@ class WorkerRecord(NamedTuple):
         n_running: How many tasks it holds.
         joined_at: When it joined, in seconds since 1970 by the server's clock; None while it is starting.
         ended_at: When it ended, likewise; None for not yet.
-        reason: How it ended, for people.
+        reason: How it ended, for people; with the exception, if its loop has failed.
     """
 
     worker_id: str

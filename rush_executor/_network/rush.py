@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import math
@@ -141,9 +142,15 @@ class Rush(NetworkView, TaskPusher):
         self._is_found = False
         self._keys = keys = Keys(config.network_id)
         pool = open_pool(config.url)
+        self._is_closed = is_closed = threading.Event()
+        self._closed_text = closed_text = (
+            f"this Rush is closed, and nothing can be asked of network {keys.network_id!r} through it: make another one"
+        )
 
         def channel() -> Channel:
-            return Channel(pool, reconnect_timeout_s=config.reconnect_timeout_s)
+            # Whatever is asked of the network, now or by an iterator that is under way, comes by here.
+            patience_s = config.reconnect_timeout_s
+            return Channel(pool, reconnect_timeout_s=patience_s, stopping=is_closed, closed_text=closed_text)
 
         self._open_channel = channel
         self._ledger_lock = threading.Lock()
@@ -154,7 +161,6 @@ class Rush(NetworkView, TaskPusher):
         self._last_crew_of: dict[str, tuple[Crew, str]] = {}
         self._told_lost: set[str] = set()
         self._close = weakref.finalize(self, _close_all, self._crews, self._watches, server, pool)
-        self._new_channel = channel
         self._open_view(
             NetworkReader(shared, keys),
             self._ledger_lock,
@@ -187,8 +193,10 @@ class Rush(NetworkView, TaskPusher):
     def close(self) -> None:
         """Ends the workers that this object has started, after what they run, and its private server.
 
-        The network stays, on a server that stays. So do workers that came from elsewhere.
+        The network stays, on a server that stays. So do workers that came from elsewhere. From then on what needs the
+        server raises a `RuntimeError`; a wait or an iterator that is under way does so within about a second.
         """
+        self._is_closed.set()
         self._close()
 
     # Workers.
@@ -210,8 +218,8 @@ class Rush(NetworkView, TaskPusher):
         Args:
             worker_loop: Called in each worker as ``worker_loop(rush_worker, **kwargs)``; the worker ends with it.
             fun: Instead of a loop: called for each task as ``fun(**xs, **constants)``; returns a mapping of names to
-                results. With a loop, it is handed on to the loop.
-            constants: What is the same for all tasks.
+                results. With a loop, it is handed on to the loop, which must take it: as `worker_loop_process` does.
+            constants: What is the same for all tasks; handed on likewise.
             n_workers: By default as many as the plan says (`rush_plan`), or one per CPU.
             log_levels: Levels that loggers are to have in the workers: one for all, or by name, ``{"mylib": "DEBUG"}``.
                 By default as the plan says, or as Python has them. What is logged, and printed, is kept: see
@@ -225,6 +233,7 @@ class Rush(NetworkView, TaskPusher):
             Ids of the workers, at once; `wait_for_workers` waits until they are there.
 
         Raises:
+            TypeError: The loop does not take what it would be called with; no worker was started.
             PayloadError: The loop, the function or an argument cannot be pickled.
             RushError: The network is an executor's.
         """
@@ -591,6 +600,7 @@ class Rush(NetworkView, TaskPusher):
             kwargs = {"fun": fun, **kwargs}
         if constants is not None:
             kwargs = {"constants": dict(constants), **kwargs}
+        _check_call(worker_loop, kwargs)
         body = Encoder(self._config.network_id, self._config.secret).encode_initializer(
             worker_loop, (kwargs, logs.to_bytes()), what="worker loop"
         )
@@ -650,10 +660,13 @@ class Rush(NetworkView, TaskPusher):
         return n_joined > 0 or any(crew.is_alive() for crew in self._crews) or bool(self._alive())
 
     def _another_log_reader(self) -> LogReader:
-        return LogReader(self._new_channel(), self._keys)
+        return LogReader(self._open_channel(), self._keys)
 
     def _watch(self) -> Watch:
         """The watch over the workers, from when it is first needed."""
+        if self._is_closed.is_set():
+            # Nobody would stop its thread.
+            raise RuntimeError(self._closed_text)
         if not self._watches:
             self._watches.append(Watch(self._config, self._keys))
         return self._watches[0]
@@ -661,6 +674,23 @@ class Rush(NetworkView, TaskPusher):
     def _find(self) -> None:
         super()._find()
         self._watch()
+
+
+def _check_call(worker_loop: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises what each worker would, before there is one."""
+    try:
+        # Of the very object: a decorator may add arguments to what it wraps.
+        signature = inspect.signature(worker_loop, follow_wrapped=False)
+    except (TypeError, ValueError):
+        # It does not tell.
+        return
+    try:
+        signature.bind(None, **kwargs)
+    except TypeError as error:
+        name = getattr(worker_loop, "__qualname__", repr(worker_loop))
+        given = ", ".join(["worker", *(f"{argument}=..." for argument in kwargs)])
+        hint = ". With fun alone, a loop that calls it for each task is run" if "fun" in kwargs else ""
+        raise TypeError(f"worker_loop cannot be called as {name}({given}): {error}{hint}") from None
 
 
 def _log_settings(levels: Levels, buffer_size: int | None, output_dir: str | os.PathLike[str] | None) -> LogSettings:

@@ -161,6 +161,9 @@ def n_starts(state: str, n_claims: int, n_losses: int, outcome_tag: bytes) -> in
 _CHARGED_OR_NOT_STARTED = (LOST_TAG, TIMEOUT_TAG, KILLED_TAG, REMOVED_TAG)
 
 
+_LONGEST_LINE = 500
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """How a worker ended that should not have.
@@ -182,6 +185,13 @@ class Loss:
     reason: str
     timeout_s: float = 0.0
     stderr: str = ""
+
+    @property
+    def ending(self) -> str:
+        """For the worker's record: what of an interpreter that has failed comes last on its stderr is the exception."""
+        lines = self.stderr.split("\n") if self.exitcode is not None and self.exitcode > 0 else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{self.reason}: {last[:_LONGEST_LINE]}" if last else self.reason
 
     def to_bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()

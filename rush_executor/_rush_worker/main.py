@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import random
+import sys
 import time
 import traceback
 from typing import Any, Final
@@ -54,8 +55,8 @@ def run_rush_worker(settings: WorkerSettings, start_id: str) -> int:
     except (NetworkGone, WorkerGone, NetworkLostError) as reason:
         logger.debug("worker leaves: %r", reason)
         return 0
-    except PayloadError:
-        traceback.print_exc()
+    except PayloadError as error:
+        _tell(settings.worker_id, error)
         return _EXIT_LOOP_FAILED
     finally:
         if log is not None:
@@ -80,10 +81,16 @@ def _run_loop(seat: Seat, loop: Any, kwargs: dict[str, Any]) -> int:
         if isinstance(error, SystemExit) and not error.code:
             return 0
         error.__traceback__ = _without_own(error.__traceback__)
-        # To stderr, and so into the log as well.
-        traceback.print_exception(error)
+        _tell(seat.worker_id, error)
         return _EXIT_LOOP_FAILED
     return 0
+
+
+def _tell(worker_id: str, error: BaseException) -> None:
+    """To stderr, where other workers write as well, and so into the log; the agent keeps the last line."""
+    text = "".join(traceback.format_exception(error))
+    sys.stderr.write(f"worker {worker_id} has ended, its loop has failed\n{text}")
+    sys.stderr.flush()
 
 
 def _wait_for_start(seat: Seat, start_id: str) -> tuple[Any, dict[str, Any], LogSettings]:

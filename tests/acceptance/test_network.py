@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -820,7 +822,7 @@ def test_logs(rush: Rush, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> N
 
 
 def test_a_loop_that_fails(rush: Rush) -> None:
-    """Its traceback is in the log, and the worker is lost."""
+    """Its traceback is in the log, with whose it is, and the worker is lost; its record says why."""
 
     def loop(worker: RushWorker) -> None:
         raise ValueError("nothing works")
@@ -830,6 +832,31 @@ def test_a_loop_that_fails(rush: Rush) -> None:
     text = "\n".join(record.message for record in rush.read_log())
     assert "ValueError: nothing works" in text
     assert "run_rush_worker" not in text
+    assert text.startswith(f"worker {worker} has ended, its loop has failed\nTraceback")
+    [record] = rush.worker_info
+    assert record.reason == "exited with code 1: ValueError: nothing works"
+
+
+@pytest.mark.parametrize("start", [Rush.start_local_workers, Rush.set_worker_loop])
+def test_a_loop_that_cannot_be_called(rush: Rush, start: Callable[..., Any]) -> None:
+    """Is refused here, before there is a worker; what does not tell what it takes, or takes anything, is not."""
+
+    def loop(worker: RushWorker, n: int) -> None:
+        """Never called."""
+
+    @functools.wraps(loop)
+    def given(worker: RushWorker) -> None:
+        loop(worker, 3)
+
+    for arguments in ({"fun": add, "n": 1}, {}, {"n": 1, "constants": {}}, {"m": 1}):
+        with pytest.raises(TypeError, match=r"worker_loop cannot be called as .*loop\(worker"):
+            start(rush, loop, **arguments)
+    assert rush.n_workers == 0
+    rush.set_worker_loop(loop, n=1)
+    rush.set_worker_loop(given)
+    rush.set_worker_loop(worker_loop_process, fun=add, constants={"x2": 1})
+    rush.set_worker_loop(lambda *args, **kwargs: None, fun=add)
+    rush.set_worker_loop(print, sep=" ")
 
 
 def test_another_seed(rush: Rush) -> None:
@@ -848,6 +875,84 @@ def test_another_seed(rush: Rush) -> None:
         assert again == keys
     assert seen[0] == seen[1]
     assert all(old != new for old, new in zip(seen[1], seen[2], strict=True))
+
+
+# What needs the server, of a `Rush`.
+ASKING: dict[str, Callable[[Rush], Any]] = {
+    "push": lambda rush: rush.push_tasks([{"x": 1}]),
+    "push many": lambda rush: rush.push_tasks([{"x": x} for x in range(1000)]),
+    "priority": lambda rush: rush.push_priority_tasks([{"x": 1}], 5),
+    "finished": lambda rush: rush.push_finished_tasks([{"x": 1}], [{"y": 1}]),
+    "retry": lambda rush: rush.retry_tasks("key"),
+    "empty": lambda rush: rush.empty_queue(),
+    "count": lambda rush: rush.n_tasks,
+    "fetch": lambda rush: rush.fetch_finished_tasks(),
+    "new": lambda rush: rush.fetch_new_tasks(timeout=60),
+    "iterate": lambda rush: next(rush.iter_new_tasks()),
+    "wait": lambda rush: rush.wait_for_tasks(["key"]),
+    "workers": lambda rush: rush.worker_info,
+    "start": lambda rush: rush.start_local_workers(fun=add, n_workers=1),
+    "wait for workers": lambda rush: rush.wait_for_workers(1),
+    "stop": lambda rush: rush.stop_workers(),
+    "lost": lambda rush: rush.detect_lost_workers(),
+    "log": lambda rush: rush.read_log(["worker"]),
+    "print": lambda rush: rush.print_log(),
+    "follow": lambda rush: next(rush.follow_log()),
+    "info": lambda rush: rush.redis_info,
+    "reset": lambda rush: rush.reset(),
+    "reset_data": lambda rush: rush.reset_data(),
+    "snapshot": lambda rush: rush.snapshot("closed.rush"),
+    "schedule": lambda rush: rush.snapshot_schedule,
+}
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_rush_that_was_closed(url: str, is_shared: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Says so at once, whatever it is asked, and writes nothing; what needs no server goes on."""
+    monkeypatch.chdir(tmp_path)
+    rush = Rush("closed", url if is_shared else None)
+    rush.push_tasks([{"x": 1}])
+    rush.close()
+    rush.close()
+    n_threads, start = threading.active_count(), time.monotonic()
+    for name, ask in ASKING.items():
+        with pytest.raises(RuntimeError, match="this Rush is closed, and nothing can be asked of network 'closed'"):
+            print(name, ask(rush))
+    assert time.monotonic() - start < 10
+    assert threading.active_count() == n_threads
+    assert not list(tmp_path.iterdir())
+    assert rush.network_id in repr(rush)
+    if is_shared:
+        with Rush("closed", url) as other:
+            assert (other.n_tasks, other.n_workers) == (1, 0)
+            other.reset()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_what_is_under_way_when_a_rush_is_closed(url: str, is_shared: bool) -> None:
+    """Ends with the same error, and does not wait for a server that will not come back."""
+    rush = Rush("closed", url if is_shared else None)
+    [key] = rush.push_tasks([{"x": 1}])
+    rush.push_finished_tasks([{"x": 1}], [{"y": 1}])
+    begun = rush.iter_new_tasks()
+    assert next(begun).ys == {"y": 1}
+    waits: list[Callable[[], Any]] = [
+        lambda: next(rush.iter_new_tasks()),
+        lambda: rush.wait_for_tasks([key], detect_lost_workers=False),
+        lambda: rush.wait_for_workers(1),
+        lambda: next(rush.follow_log()),
+        lambda: next(begun),
+    ]
+    with ThreadPoolExecutor(len(waits)) as threads:
+        futures = [threads.submit(wait) for wait in waits]
+        wait_until(lambda: all(future.running() for future in futures))
+        rush.close()
+        for future in futures:
+            with pytest.raises(RuntimeError, match="this Rush is closed"):
+                future.result(DEADLINE_S)
+    if is_shared:
+        with Rush("closed", url) as other:
+            other.reset()
 
 
 def test_a_private_server() -> None:

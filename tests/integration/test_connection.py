@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from rush_executor import Rush, RushExecutor
 from rush_executor._ledger import connection as connection_module
 from rush_executor._ledger.connection import (
     BLOCK_S,
@@ -380,9 +381,11 @@ def test_nobody_there() -> None:
 
 
 def test_no_url_of_a_server() -> None:
-    """redis-py's own words."""
-    with pytest.raises(ValueError, match="scheme"):
-        check_server("http://127.0.0.1")
+    """Said with what it was, and with what a URL looks like, wherever one is given."""
+    words = r"'http://\*\*\*@127\.0\.0\.1' is no URL of a server: it must be redis://"
+    for take in (check_server, open_pool, RushExecutor, Rush):
+        with pytest.raises(ValueError, match=words):
+            take(url="http://u:geheim@127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,19 @@ def test_records_do_not_change(record: object) -> None:
     """They cross threads."""
     with pytest.raises(AttributeError):
         record.task_id = "c-2"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "stderr", "ending"),
+    [
+        (1, "Traceback ...\n  in f\nValueError: no\n\n", "ended: ValueError: no"),
+        (1, "", "ended"),
+        (1, "x" * 10_000, "ended: " + "x" * 500),
+        (-11, "a warning", "ended"),
+        (None, "a warning", "ended"),
+        (0, "a warning", "ended"),
+    ],
+)
+def test_how_a_worker_ended(exitcode: int | None, stderr: str, ending: str) -> None:
+    """With the exception, where an interpreter has failed; what else was written last says nothing of the end."""
+    assert Loss("w", "host", 1, exitcode, "ended", stderr=stderr).ending == ending
