@@ -11,7 +11,7 @@ all of it is done. What is printed, and drawn with `--out`, is how much of the w
 how good the results were. (Which of the two finds the better point within one run is mostly luck.)
 
 `--objective sleep` puts 0.2 s of sleep in place of the model: with more workers than cores, it shows what the network
-and the proposals cost. Needs ``pip install 'rush-executor[examples]'``.
+and the proposals cost. Needs ``python -m pip install '.[examples]'``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ settings to be tried are queued as first rounds. After each round a worker looks
 many, and makes itself the task of the next round only if its own network is at least as good as the median of theirs.
 No worker waits for another: what counts is what is known by then.
 
-Needs scikit-learn: ``pip install 'rush-executor[examples]'``.
+Needs scikit-learn: ``python -m pip install '.[examples]'``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The grid is searched three times: in this process, on joblib's own workers ("loky"), and on those of a RushExecutor
 ("rush"), which stay for the forest that is trained in the end. All searches must find the same.
 
-Needs scikit-learn: ``pip install 'rush-executor[examples]'``.
+Needs scikit-learn: ``python -m pip install '.[examples]'``.
 """
 
 from __future__ import annotations

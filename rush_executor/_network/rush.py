@@ -355,8 +355,10 @@ class Rush(NetworkView, TaskPusher):
             if not missing and n_here >= (n or 0):
                 return
             if end_at is not None and time.monotonic() >= end_at:
-                what = f"{len(missing)} workers" if missing else f"{(n or 0) - n_here} more workers"
-                raise TimeoutError(f"{what} have not joined network {self.network_id!r} within {timeout:g} s")
+                n_missing = len(missing) or (n or 0) - n_here
+                more = "" if missing else " more"
+                what = f"1{more} worker has" if n_missing == 1 else f"{n_missing}{more} workers have"
+                raise TimeoutError(f"{what} not joined network {self.network_id!r} within {timeout:g} s")
             time.sleep(_LOOK_FOR_WORKERS_S)
 
     def stop_workers(

@@ -135,8 +135,10 @@ class NetworkView:
         """The tasks with these keys, in this order; by default all, as they were made.
 
         Args:
-            keys: The tasks; those that there are not are left out.
-            fields: Columns; by default all. ``xs``, ``ys`` and ``extra`` stand for all of their kind.
+            keys: The tasks; those that there are not (any more) are left out. `Rush.wait_for_tasks`, which would
+                wait for ever, refuses them.
+            fields: Columns; by default all. ``xs``, ``ys`` and ``extra`` stand for all of their kind. A name that no
+                task has gives a column of None: before the first task has finished nobody knows those of the results.
         """
         wanted = self.tasks if keys is None else list(keys)
         return _select(TaskTable(self._rows(wanted)), fields)

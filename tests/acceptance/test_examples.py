@@ -108,6 +108,16 @@ CLAIMS = {
 }
 
 
+def test_every_example_is_listed() -> None:
+    """In the tutorial's table, which README calls all examples; and what it says to install is all that is imported."""
+    text = (REPOSITORY / "docs" / "tutorial" / "index.md").read_text()
+    table, _, below = text.partition("\n\n`sklearn")
+    assert set(re.findall(r"^\| `(\w+\.py)` \|", table, re.MULTILINE)) == {path.name for path in EXAMPLES}
+    assert f"`{NOTEBOOK.name}`" in below
+    needy = {path.name for path in EXAMPLES if re.search("(?m)^(import|from) (sklearn|joblib)", path.read_text())}
+    assert set(re.findall(r"`(\w+\.py)`", "`sklearn" + below)) == needy
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_does_what_it_claims(path: Path, tmp_path: Path, eventually: Callable[..., object]) -> None:
     """Exit code 0, its claims on stdout, nothing on stderr, no process and no stray file; from another directory."""

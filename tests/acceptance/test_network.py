@@ -368,7 +368,7 @@ def test_a_worker_that_has_ended_had_joined(rush: Rush) -> None:
     ids = rush.start_local_workers(lambda worker: None, n_workers=1)
     wait_until(lambda: rush.terminated_worker_ids == ids)
     rush.wait_for_workers(timeout=0)
-    with pytest.raises(TimeoutError, match="1 more workers"):
+    with pytest.raises(TimeoutError, match="1 more worker has"):
         rush.wait_for_workers(1, timeout=0)
     broken = rush.start_local_workers(BreaksOnArrival(), n_workers=1)
     with pytest.raises(RuntimeError, match=f"ended during their start: {broken[0]}"):
@@ -835,6 +835,18 @@ def test_a_loop_that_fails(rush: Rush) -> None:
     assert text.startswith(f"worker {worker} has ended, its loop has failed\nTraceback")
     [record] = rush.worker_info
     assert record.reason == "exited with code 1: ValueError: nothing works"
+
+
+def test_workers_that_do_not_come(rush: Rush) -> None:
+    """A timeout of 0 looks once; the error says how many are missing."""
+    for options, text in (
+        ({"n": 1}, "1 more worker has not joined"),
+        ({"n": 2}, "2 more workers have not joined"),
+        ({"worker_ids": ["w"]}, "1 worker has not joined"),
+        ({"worker_ids": ["v", "w"]}, "2 workers have not joined"),
+    ):
+        with pytest.raises(TimeoutError, match=f"^{text} network"):
+            rush.wait_for_workers(timeout=0, **options)
 
 
 @pytest.mark.parametrize("start", [Rush.start_local_workers, Rush.set_worker_loop])

@@ -232,7 +232,7 @@ def test_plans(url: str) -> None:
         assert plan.n_workers == 3
         assert rush_config().n_workers == 1  # type: ignore[union-attr]
         with Rush("planned") as rush:
-            with pytest.raises(TimeoutError, match=r"1 more workers .* within 0 s"):
+            with pytest.raises(TimeoutError, match=r"1 more worker .* within 0 s"):
                 rush.wait_for_workers(1)
             [worker] = rush.start_workers(fun=add_and_tell)
             rush.wait_for_workers(timeout=DEADLINE_S)
