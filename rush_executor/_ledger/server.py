@@ -87,9 +87,10 @@ _URL_NAME = "url"
 _LONGEST_SOCKET_PATH = 103
 _SHORT_ROOT = "/tmp"
 
-# Ends the process group that it leads, with the server in it, when its standard input ends. A group that loses its last
-# outsider while one of its processes is stopped gets SIGHUP from the kernel.
-_WATCH = 'trap "" HUP INT TERM; read -r _; rm -rf -- "$0"; kill -KILL 0'
+# Ends the process group that it leads, with the server in it, when its standard input ends, whatever comes before that:
+# in a program that has closed its standard output, the pipe may have that number. A group that loses its last outsider
+# while one of its processes is stopped gets SIGHUP from the kernel.
+_WATCH = 'trap "" HUP INT TERM; while read -r _; do :; done; rm -rf -- "$0"; kill -KILL 0'
 _SHELL = "/bin/sh"
 
 _POLL_S = 0.001

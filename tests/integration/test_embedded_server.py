@@ -584,6 +584,31 @@ def test_an_owner_that_ends_without_a_word(root: Path) -> None:
         wait_for_end(pid, root)
 
 
+def test_an_owner_without_standard_streams(root: Path) -> None:
+    """The pipe may be what a task, or C code, takes for its standard output: a line there is no end."""
+    program = """
+told = os.dup(1)
+for fd in range(3):
+    os.close(fd)
+server = EmbeddedServer.start()
+server.wait_ready()
+for fd in range(3):
+    try:
+        os.write(fd, b"line\\n")
+    except OSError:
+        pass
+time.sleep(0.2)
+server.check()
+os.write(told, b"%d\\n" % server.pid)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    with owner(root, program) as process:
+        pid = told_pid(process)
+        assert is_alive(pid)
+        process.kill()
+        wait_for_end(pid, root)
+
+
 def test_an_owner_that_becomes_another_program(root: Path) -> None:
     """It will never end its server."""
     with owner(root, READY + "os.execvp('sleep', ['sleep', '600'])") as process:
