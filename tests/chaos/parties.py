@@ -77,8 +77,8 @@ class Server:
     def start_again(self) -> None:
         """Starts it at the same place, with what it has kept on disk."""
         old = self._server
-        process = server_module._launch(old.binary, old.directory)
-        self._server = EmbeddedServer(process, old.directory, old.binary)
+        process = server_module._launch(old.binary, old.directory, old._watcher)
+        self._server = EmbeddedServer(process, old._watcher, old.directory, old.binary)
         self._server.wait_ready()
 
     def stall(self) -> None:

@@ -42,6 +42,7 @@ def restart_empty(server: EmbeddedServer) -> EmbeddedServer:
     """Kills a server and starts another one at the same place, which knows nothing of the first; stop only that one."""
     server._process.kill()
     server._process.wait()
-    again = EmbeddedServer(server_module._launch(server.binary, server.directory), server.directory, server.binary)
+    binary, directory, watcher = server.binary, server.directory, server._watcher
+    again = EmbeddedServer(server_module._launch(binary, directory, watcher), watcher, directory, binary)
     again.wait_ready()
     return again
