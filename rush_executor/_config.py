@@ -299,5 +299,6 @@ def _is_url(url: str) -> bool:
         _ = parts.port
     except ValueError:
         return False
-    # The path is the number of a database, or of a socket.
-    return parts.scheme == "unix" or "@" not in parts.path
+    # Behind the host there is the number of a database, and options: an "@" elsewhere is the end of a password.
+    stray = [option for option in parts.query.split("&") if "=" not in option]
+    return parts.scheme == "unix" or "@" not in "".join([parts.path, parts.fragment, *stray])

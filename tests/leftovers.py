@@ -2,8 +2,8 @@
 
 Fixtures and `finally` blocks do that for a run that ends by itself. For one that is killed, a guardian does: a small
 process that waits for the run's end and then kills whatever carries the run's mark, a variable of the environment that
-all its descendants inherit. Not the pipe and the guard by which the package itself ends private servers: those are what
-the tests try to break.
+all its descendants inherit. Not the pipe and the watcher by which the package itself ends private servers: those are
+what the tests try to break.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from rush_executor._agent.workers import WorkerProcess, describe_exit, end_task,
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
 from rush_executor._ledger.client import retire_client
-from rush_executor._ledger.connection import Channel, connect, open_pool
+from rush_executor._ledger.connection import Channel, connect, end_server, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -574,6 +574,9 @@ class Supervisor:
     def _end_with_owner(self) -> None:
         self._is_owner_gone = True
         self._kill_workers()
+        if self._settings.is_server_private:
+            # Where there is no shell that could, or somebody has killed it: see `EmbeddedServer`.
+            end_server(self._settings.config.url)
 
     def _depart(self) -> None:
         """Waits for the last workers, which have been told, and takes the agent off the lists."""

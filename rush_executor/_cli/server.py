@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     if not 0 <= args.port <= _HIGHEST_PORT:
         fail(f"--port must be between 0 and {_HIGHEST_PORT}")
     # Host names as they are, with the underscore that some have; IPv6 addresses.
-    if args.host is not None and not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:.]+(%[\w.-]+)?", args.host):
+    if args.host is not None and not _is_host(args.host):
         fail(f"--host must be a name or an address, to stand in a URL, not {args.host!r}")
     network_id = named_network(args, fail) or _DEFAULT_NETWORK
     password = _password(args, fail)
@@ -103,6 +103,18 @@ def run(args: argparse.Namespace, fail: Fail) -> int:
     if not args.json:
         print("The server has ended.", file=sys.stderr)
     return 0
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name, or an address."""
+    import ipaddress
+
+    if re.fullmatch(r"[\w.-]+", text):
+        return True
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _password(args: argparse.Namespace, fail: Fail) -> str:

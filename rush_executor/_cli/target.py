@@ -11,6 +11,7 @@ For `--help` most of it is imported and none of it is called, so what costs time
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
@@ -98,8 +99,8 @@ def add_json_option(parser: argparse.ArgumentParser, what: str = "print JSON") -
 def duration(text: str) -> float:
     """The value of an option that is a number of seconds; for argparse."""
     seconds = float(text)
-    if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0 seconds, not {text}")
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text}")
     return seconds
 
 

@@ -400,7 +400,7 @@ class Session:
             self.join()
         except KeyboardInterrupt:
             # Ctrl-C while waiting here: nobody wants the rest any more. After a second one the process ends at once,
-            # and the agent ends workers and server when it sees the pipe close.
+            # and agent, workers and server end when the pipes close.
             self.shut_down(why="interpreter shutdown", abort=True)
             self.join()
 

@@ -1,7 +1,8 @@
 """The crew: the agent process of an executor or a manager, and the private server if it has one.
 
 The client starts both and is the only one that they live for. A pipe from here to the agent stays open as long as this
-process lives: when it closes without a word, this process was killed, and the agent ends the workers and the server.
+process lives: when it closes without a word, this process was killed, and the agent ends the workers; a private server
+has a watcher.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 
 from rush_executor._agent.supervisor import EXIT_SERVER_LOST, LEAVE, AgentSettings
 from rush_executor._client.keeper import NoWorkers
-from rush_executor._ledger.server import EmbeddedServer
+from rush_executor._ledger.server import EmbeddedServer, open_pipe
 from rush_executor._protocol.ids import new_id
 from rush_executor.errors import NetworkLostError
 
@@ -42,6 +43,10 @@ import gc, json, os, sys
 # Imports make no garbage, and looking for it takes a tenth of their time; `run_agent` enables it again.
 gc.disable()
 fd = int(sys.argv[1])
+# Where the client has closed its standard streams, a connection would get their numbers, and what is printed.
+while (free := os.open(os.devnull, os.O_RDWR)) < 3:
+    os.set_inheritable(free, True)
+os.close(free)
 def read(n):
     data = b""
     while len(data) < n:
@@ -72,6 +77,7 @@ class Crew:
         self._server = server
         self._agent: subprocess.Popen[bytes] | None = None
         self._pipe_w = -1
+        self._owner_pid = os.getpid()
         self._is_foreign = False
         self._started_at = 0.0
         self._n_short_lives = 0
@@ -138,7 +144,8 @@ class Crew:
             Id of the agent, if it has died in another way: then it is still on the server's lists.
         """
         agent, settings = self._agent, self._settings
-        if agent is None or settings is None or self._is_foreign:
+        if agent is None or settings is None or self._is_foreign or os.getpid() != self._owner_pid:
+            # In a process that was forked from the owner they are not its own.
             return None
         if not now:
             # Gone already, or its successor could not be started.
@@ -169,7 +176,7 @@ class Crew:
 
     def _start_agent(self, settings: AgentSettings) -> None:
         settings = replace(settings, owner_pid=os.getpid())
-        pipe_r, pipe_w = os.pipe()
+        pipe_r, pipe_w = open_pipe()
         try:
             self._agent = subprocess.Popen(
                 [sys.executable, *_interpreter_flags(), "-c", _BOOT, str(pipe_r), "rush-agent"],

@@ -10,6 +10,7 @@ A channel belongs to one thread at a time; whoever shares one brings a lock.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
@@ -55,6 +56,7 @@ __all__ = [
     "WrongKind",
     "check_server",
     "connect",
+    "end_server",
     "open_pool",
 ]
 
@@ -64,6 +66,8 @@ BLOCK_S = 1.0
 # this is below the 10 s within which one must be found, and far above what a loaded server needs.
 REPLY_TIMEOUT_S = 7.0
 _FIRST_PAUSE_S = 0.02
+# A server that does not answer soon is hung, or gone.
+_LAST_WORD_S = 1.0
 _LONGEST_PAUSE_S = 2.0
 _LARGE = 1 << 18
 _MOST_UNANSWERED = 4
@@ -182,6 +186,14 @@ def check_server(url: str) -> None:
         raise ServerError(f"the server at {redact(url)} is Redis {version}; 6.2 is the oldest that works")
 
 
+def end_server(url: str) -> None:
+    """Has a private server end, whose owner is gone; no harm if it has ended."""
+    pool = open_pool(url, timeout_s=_LAST_WORD_S)
+    with contextlib.suppress(RedisError, OSError):
+        connect(pool).shutdown(nosave=True)
+    pool.disconnect()
+
+
 class Channel:
     """One connection, and the patience to restore it.
 
@@ -236,9 +248,11 @@ class Channel:
                 self._give_up_connection()
                 if isinstance(error, AuthenticationError | AuthorizationError):
                     raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
+                if self._closed_text and self._stopping.is_set():
+                    raise RuntimeError(self._closed_text) from None
                 now = time.monotonic()
                 give_up_at = give_up_at or now + self._reconnect_timeout_s
-                if now >= give_up_at or (self._stopping.is_set() and not self._closed_text):
+                if now >= give_up_at or self._stopping.is_set():
                     raise NetworkLostError(
                         f"the server did not answer for {self._reconnect_timeout_s:g} s (reconnect_timeout): {error}"
                     ) from error

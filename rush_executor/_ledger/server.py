@@ -11,6 +11,7 @@ server ends, needs a ``preexec_fn`` (unsafe beside threads), and exists on Linux
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -35,6 +36,7 @@ __all__ = [
     "ServerBinary",
     "find_binaries",
     "find_binary",
+    "open_pipe",
     "private_servers",
     "write_private",
 ]
@@ -87,11 +89,17 @@ _URL_NAME = "url"
 _LONGEST_SOCKET_PATH = 103
 _SHORT_ROOT = "/tmp"
 
-# Ends the process group that it leads, with the server in it, when its standard input ends, whatever comes before that:
-# in a program that has closed its standard output, the pipe may have that number. A group that loses its last outsider
-# while one of its processes is stopped gets SIGHUP from the kernel.
-_WATCH = 'trap "" HUP INT TERM; while read -r _; do :; done; rm -rf -- "$0"; kill -KILL 0'
+# Ends the process group that it leads, with the server in it, when its standard input ends; also where it cannot start
+# another process. A group whose last outsider ends while one of its processes is stopped gets SIGHUP from the kernel.
+# To remove it once may fail: the server may make its socket meanwhile.
+_WATCH = """
+trap "" HUP INT TERM
+trap "kill -KILL 0" EXIT
+while read -r _; do :; done
+rm -rf -- "$0" || rm -rf -- "$0"
+"""
 _SHELL = "/bin/sh"
+_FIRST_OF_ITS_OWN = 3
 
 _POLL_S = 0.001
 # SIGKILL ends a server within milliseconds. One that gives back many gigabytes, or sits in an uninterruptible system
@@ -273,8 +281,8 @@ class EmbeddedServer:
         watcher = None
         process = None
         try:
-            _write_config(directory, options, listen)
             watcher = _watch(directory)
+            _write_config(directory, options, listen)
             for binary in binaries:
                 try:
                     process = _launch(binary, directory, watcher)
@@ -325,6 +333,8 @@ class EmbeddedServer:
         if os.getpid() != self._owner_pid:
             return
         with self._lock:
+            # Before as well: this process may be killed while it waits for the server's end.
+            _remove_directory(self.directory)
             _end(self._process, self._watcher)
             _remove_directory(self.directory)
 
@@ -370,7 +380,7 @@ class _Watcher:
     """
 
     def __init__(self, directory: str) -> None:
-        pipe_r, self._pipe_w = os.pipe()
+        pipe_r, self._pipe_w = open_pipe()
         _watched.add(self._pipe_w)
         silent = subprocess.DEVNULL
         try:
@@ -381,7 +391,7 @@ class _Watcher:
                 stdout=silent,
                 stderr=silent,
                 cwd="/",
-                env={"PATH": os.defpath},
+                env={"PATH": f"{os.environ.get('PATH', '')}:{os.defpath}"},
                 process_group=0,
             )
         except BaseException:
@@ -394,7 +404,7 @@ class _Watcher:
         """Closes the pipe; may be called twice."""
         if self._pipe_w in _watched:
             _watched.discard(self._pipe_w)
-            os.close(self._pipe_w)
+            _close(self._pipe_w)
 
 
 # Ends of pipes by which this process's watchers see that it lives.
@@ -404,18 +414,40 @@ _watched: set[int] = set()
 def _disown() -> None:
     """In a forked child, which may live on when the owner is killed."""
     for descriptor in _watched:
-        os.close(descriptor)
+        _close(descriptor)
     _watched.clear()
 
 
 os.register_at_fork(after_in_child=_disown)
 
 
+def _close(descriptor: int) -> None:
+    # The program may have closed it, with all that it did not know.
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def open_pipe() -> tuple[int, int]:
+    """A pipe neither of whose ends has the number of a standard stream, as in programs that have closed theirs.
+
+    Such a number is taken for the stream, by whoever prints or redirects, here and in a child.
+    """
+    ends = os.pipe()
+    if min(ends) >= _FIRST_OF_ITS_OWN:
+        return ends
+    try:
+        pipe_r, pipe_w = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _FIRST_OF_ITS_OWN) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return pipe_r, pipe_w
+
+
 def _watch(directory: str) -> _Watcher | None:
-    """A watcher; None where there is no shell: containers that have none end with their program."""
+    """A watcher; None where there is no shell: then the agent ends the server of a killed owner, if there is one."""
     try:
         return _Watcher(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
     except OSError as error:
         raise ServerError(f"No private server could be started: {_SHELL}: {error}") from error

@@ -112,11 +112,11 @@ class Rush(NetworkView, TaskPusher):
         large_objects = _checked_folder(large_objects_path)
         url = url or (plan.url if plan is not None else None) or default_url()
         server: EmbeddedServer | None = None
-        if url is None:
-            with ctrl_c_held_back():
-                server = EmbeddedServer.start()
-            url = server.url
         try:
+            if url is None:
+                with ctrl_c_held_back():
+                    server = EmbeddedServer.start()
+                url = server.url
             if server is not None:
                 server.wait_ready()
             check_server(url)
@@ -617,8 +617,12 @@ class Rush(NetworkView, TaskPusher):
         settings = self._agent_settings(tuple(worker_ids), start_id)
         with ctrl_c_held_back():
             crew = Crew(settings, worker_environment(len(worker_ids), None), None)
-        self._crews.append(crew)
+            self._crews.append(crew)
         self._last_crew_of.update(dict.fromkeys(worker_ids, (crew, start_id)))
+        if self._is_closed.is_set():
+            # A moment ago, in another thread, which may not have seen this one.
+            crew.stop(now=True)
+            raise RuntimeError(self._closed_text)
 
     def _agent_settings(self, worker_ids: tuple[str, ...], start_id: str) -> AgentSettings:
         return AgentSettings(
@@ -671,6 +675,10 @@ class Rush(NetworkView, TaskPusher):
             raise RuntimeError(self._closed_text)
         if not self._watches:
             self._watches.append(Watch(self._config, self._keys))
+            if self._is_closed.is_set():
+                # As in `_start_crew`.
+                self._watches[-1].stop()
+                raise RuntimeError(self._closed_text)
         return self._watches[0]
 
     def _find(self) -> None:

@@ -132,7 +132,7 @@ def test_who_gets_in(server: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals(signum: int, tmp_path: Path) -> None:
-    """End it, and what it has made: server, files, guardian. That is no failure."""
+    """End it, and what it has made: server, files, watcher. That is no failure."""
     file = tmp_path / "server.url"
     with start("--json", "--url-file", str(file)) as server:
         found = told(server)
@@ -146,7 +146,7 @@ def test_signals(signum: int, tmp_path: Path) -> None:
 
 
 def test_killed(eventually: Eventually) -> None:
-    """SIGKILL leaves the command no time; its guardian ends the server."""
+    """SIGKILL leaves the command no time; a watcher ends the server."""
     with start("--json") as server:
         found = told(server)
         family = psutil.Process(server.pid).children(recursive=True)

@@ -967,6 +967,23 @@ def test_what_is_under_way_when_a_rush_is_closed(url: str, is_shared: bool) -> N
             other.reset()
 
 
+def test_a_child_that_was_forked_beside_it(url: str) -> None:
+    """It ends as it likes: workers and connections of a Rush are the parent's."""
+    with Rush("forked", url) as rush:
+        rush.start_local_workers(fun=add, n_workers=1)
+        rush.wait_for_workers(1, timeout=DEADLINE_S)
+        child = os.fork()
+        if not child:
+            try:
+                rush.close()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        keys = rush.push_tasks([{"x1": 1, "x2": 2}] * 3)
+        assert rush.wait_for_tasks(keys, timeout=DEADLINE_S)
+        assert {worker.state for worker in rush.worker_info} <= {"idle", "running"}
+
+
 def test_a_private_server() -> None:
     """Without a url there is one, as long as the object."""
     with warnings.catch_warnings(), Rush() as rush:

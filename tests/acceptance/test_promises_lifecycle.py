@@ -26,8 +26,10 @@ from tests.acceptance.programs import (
     Terminal,
     alive,
     environment,
+    family,
     finish,
     guarded,
+    is_server,
     read_line,
     run_program,
     start_program,
@@ -305,6 +307,40 @@ def test_promise_9_a_child_of_the_client_that_lives_on_does_not_keep_them(tmp_pa
             assert time.monotonic() - died_at < GONE_WITHIN_S, (alive(processes), list(server_root.iterdir()))
             time.sleep(0.01)
         assert alive([child])
+    program.communicate()
+
+
+_UNWATCHED = {
+    "no shell": "server_module._SHELL = '/nowhere/sh'",
+    "watcher killed": """
+_watch = server_module._watch
+def watch(directory):
+    watcher = _watch(directory)
+    watcher.process.kill()
+    return watcher
+server_module._watch = watch
+""",
+}
+
+
+@pytest.mark.parametrize("how", _UNWATCHED)
+def test_promise_9_a_server_that_nobody_watches(tmp_path: Path, how: str) -> None:
+    """Promise 9: the agent ends it, where there is one."""
+    program = start_program(
+        f"import time\nfrom rush_executor._ledger import server as server_module\n{_UNWATCHED[how]}\n"
+        "from rush_executor import RushExecutor\nexecutor = RushExecutor(1)\nexecutor.submit(pow, 2, 2).result()\n"
+        "print('ready', flush=True)\ntime.sleep(600)",
+        directory=tmp_path,
+    )
+    read_line(program, "ready")
+    processes = family(program.pid)
+    assert [process for process in processes if is_server(process)]
+    with guarded(processes):
+        program.kill()
+        died_at = time.monotonic()
+        while alive(processes):
+            assert time.monotonic() - died_at < GONE_WITHIN_S, alive(processes)
+            time.sleep(0.01)
     program.communicate()
 
 

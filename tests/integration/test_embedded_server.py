@@ -517,6 +517,7 @@ tell(server.pid)
 # Where an owner is killed: between two lines of ours, each time.
 MOMENTS = {
     "watched": "server_module._launch = die\nEmbeddedServer.start()",
+    "configured": "server_module._write_config = die\nEmbeddedServer.start()",
     "launched": """
 class Server(EmbeddedServer):
     def __init__(self, process, *_):
@@ -552,8 +553,12 @@ def told_pid(process: subprocess.Popen[str]) -> int:
 
 def wait_for_end(pid: int, root: Path) -> None:
     """Until server, watcher and directory are gone."""
-    wait_until(lambda: not is_alive(pid) and not any(root.iterdir()))
-    assert not [p for p in psutil.process_iter(["cmdline"]) if str(root) in " ".join(p.info["cmdline"] or ())]
+
+    def is_over() -> bool:
+        commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+        return not is_alive(pid) and not any(root.iterdir()) and not any(str(root) in command for command in commands)
+
+    wait_until(is_over)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -214,6 +214,9 @@ def test_redact_never_raises(url: str) -> None:
         ("redis://:a://geheim@host", "***@host"),
         ("http://host?password=geheim", "http://host?password=***"),
         ("redis://:geheim@[::1/0", "redis://***@[::1/0"),
+        ("redis://:#geheim@host", "redis://***@host"),
+        ("redis://:?geheim@host", "redis://***@host"),
+        ("rediss://:12?geheim@host/0", "rediss://***@host/0"),
     ],
 )
 def test_what_is_no_url(url: str, shown: str) -> None:
