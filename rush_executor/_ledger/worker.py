@@ -95,6 +95,8 @@ class WorkerLedger:
             self._claim_keys += (k.worker_queue(worker_id),)
             self._bells = (k.worker_bell(worker_id), k.bell)
         self._wait = self._wait_for(BLOCK_S)
+        # Packed, by how many are claimed: it is the same each time for a worker that holds nothing.
+        self._claims: dict[int, bytes] = {}
         self._can_mute = False
         # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
         # the same blob: a new one would be refused with it, and nobody would delete it.
@@ -152,8 +154,14 @@ class WorkerLedger:
 
     def _add_claim(self, commands: list[bytes], outcomes: Sequence[Outcome], limit: int, known: Iterable[str]) -> bytes:
         """Adds what claims, and what hands in where that needs an answer; returns it where it needs none."""
-        args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes, *known]
-        commands.append(evalsha("claim_tasks", self._claim_keys, args))
+        held = tuple(known)
+        claim = None if held else self._claims.get(limit)
+        if claim is None:
+            args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes, *held]
+            claim = evalsha("claim_tasks", self._claim_keys, args)
+            if not held:
+                self._claims[limit] = claim
+        commands.append(claim)
         finish = self._finish(outcomes) if outcomes else b""
         if not finish or self._can_mute:
             return finish

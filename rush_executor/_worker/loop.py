@@ -259,7 +259,7 @@ class TaskLoop:
         # Only where there is plenty: not the last tasks, which another worker could start at once. And only where few
         # make a batch: a worker that never sleeps is no longer preferred by the operating system, which on a busy
         # machine takes the processor from it in the middle of a batch; the courier then gives that back.
-        if not self.held and not claim.blob_id and self._pace.is_short(key):
+        if self._n_queued > 1 and not self.held and not claim.blob_id and self._pace.is_short(key):
             limit = self._limit()
             if 1 < limit <= _FEW and self._n_queued > limit:
                 self._ask(claim.task_id, limit)
