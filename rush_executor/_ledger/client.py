@@ -161,21 +161,15 @@ class Uplink:
             True when the server has taken the tasks. False when nobody knows yet: an outcome will show that they have
             arrived, and pushing the same batch again, and waiting, makes sure.
         """
-        args: list[str | bytes | float] = [self._epoch, self._client_id, batch, self._keys.task(), self._keys.blob()]
+        keys = self._keys
+        # Texts: `pack` has less to do when all are.
+        args: list[str | bytes | float] = [self._epoch, self._client_id, str(batch), keys.task(), keys.blob()]
         for task in tasks:
-            options = task.options
+            payload, (max_retries, priority, timeout_s, *_) = task.payload, task.options
             if task.blob_id:
-                write_blob(self._channel, self._keys, task.blob_id, task.payload)
-                args += (
-                    task.task_id,
-                    b"",
-                    options.priority,
-                    options.max_retries,
-                    options.timeout_s or "",
-                    task.blob_id,
-                )
-            else:
-                args += (task.task_id, task.payload, options.priority, options.max_retries, options.timeout_s or "", "")
+                write_blob(self._channel, keys, task.blob_id, payload)
+                payload = b""
+            args += (task.task_id, payload, str(priority), str(max_retries), timeout_s or "", task.blob_id)
         commands = [evalsha("push_tasks", self._push_keys, args)]
         if functions:
             key = self._keys.functions(self._client_id)

@@ -276,7 +276,8 @@ class WorkerLedger:
         if not self._keeps_outcomes:
             for outcome in outcomes:
                 claim = outcome.claim
-                args += (claim.task_id, claim.attempt, self._tagged(outcome))
+                # Texts: `pack` has less to do when all are.
+                args += (claim.task_id, str(claim.attempt), self._tagged(outcome))
             return evalsha("finish_tasks", (self._running_key, self._keys.network), args)
         for outcome in outcomes:
             claim = outcome.claim
