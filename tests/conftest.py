@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # So a shell starts what is to run in its background, and so would every program that a test starts, and then
         # sends a Ctrl-C, ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # By nohup. A handler is not inherited.
+        signal.signal(signal.SIGHUP, lambda *_: None)
     guard = contextlib.ExitStack()
     guard.enter_context(no_leftovers())
     config.add_cleanup(guard.close)

@@ -456,6 +456,7 @@ def test_ctrl_c_before_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     """The child exists, but `Popen` has not returned: the child goes too, and what was there before it."""
     seen: list[int] = []
+    watched = set(server_module._watched)
     read, kill = os.read, subprocess.Popen.kill
 
     def interrupted(fd: int, n: int) -> bytes:
@@ -477,23 +478,24 @@ def test_ctrl_c_during_the_launch(monkeypatch: pytest.MonkeyPatch, nth: int) -> 
             EmbeddedServer.start()
     assert len(killed) == nth
     assert not any(map(is_alive, killed))
-    assert not server_module._watched
+    assert server_module._watched == watched
 
 
 def test_ctrl_c_after_the_launch(bin_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process runs, but the caller has not got the object: both go."""
     script(bin_dir / "valkey-server", "exec sleep 600\n")
-    seen: list[int] = []
+    before = set(psutil.Process().children())
+    seen: set[psutil.Process] = set()
 
     def interrupted(directory: str) -> str:
-        seen.extend(child.pid for child in psutil.Process().children() if "sleep" in child.cmdline())
+        seen.update(set(psutil.Process().children()) - before)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(server_module, "_unix_url", interrupted)
     with pytest.raises(KeyboardInterrupt):
         EmbeddedServer.start()
-    assert len(seen) == 1
-    assert not is_alive(seen[0])
+    assert len(seen) == 2, "the server and its watcher"
+    assert not any(is_alive(process.pid) for process in seen)
 
 
 # ------------------------------------------------------------------------------------------------ the owner's end
@@ -645,6 +647,7 @@ def test_a_watcher_that_is_killed(server: EmbeddedServer) -> None:
 
 def test_without_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a server, and nobody who watches."""
+    watched = set(server_module._watched)
     monkeypatch.setattr(server_module, "_SHELL", "/nowhere/sh")
     server = EmbeddedServer.start()
     try:
@@ -653,4 +656,4 @@ def test_without_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         server.stop()
     assert not is_alive(server.pid)
-    assert not server_module._watched
+    assert server_module._watched == watched

@@ -293,3 +293,26 @@ def test_a_kept_failure_outlives_a_push_that_never_came(server_url: str) -> None
         assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
         rig.leave()
         TaskLedger(rig.channel(), rig.keys).reset()
+
+
+def test_a_payload_that_a_durable_network_keeps_outlives_a_push_that_comes_again(server_url: str) -> None:
+    """Its client has left meanwhile: the chunks were written with a TTL, and the push behind them is refused."""
+    with Rig(server_url, durable=True) as rig:
+        client, _ = rig.client(), rig.client("other")
+        [task] = client.tasks(1)
+        task = task._replace(blob_id="b1", payload=bytes(LARGE_PAYLOAD))
+        n_before = len(client.up_channel.sent)
+        client.send([task])
+        packets = client.up_channel.sent[n_before:]
+        client.uplink.retire()
+        rig.send_again(*packets[:-1])
+        assert rig.ttl_ms(rig.keys.blob("b1")) > 0
+        with pytest.raises(NetworkGone):
+            rig.send_again(packets[-1])
+        assert rig.ttl_ms(rig.keys.blob("b1")) == -1
+        stray = client.tasks(1)[0]._replace(blob_id="b2", payload=bytes(LARGE_PAYLOAD))
+        with pytest.raises(NetworkGone):
+            client.uplink.push(2, [stray])
+        assert not rig.redis.exists(rig.keys.blob("b2"))
+        rig.leave()
+        TaskLedger(rig.channel(), rig.keys).reset()

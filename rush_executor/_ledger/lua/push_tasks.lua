@@ -8,19 +8,19 @@
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
 -- Sent twice: batches of a client are numbered and come in order, so a number that has been seen is answered with 0,
 -- even if its tasks have been run and delivered since. A client that starts again in the middle of a push writes the
--- blobs again, which gives them a TTL: they are put right as well, or deleted where
--- the task has no use for them any more.
+-- blobs again, which gives them a TTL: they are put right as well, or deleted where the task has no use for them any
+-- more. So they are where the client is gone and the network, being durable, keeps its tasks.
 -- A rank is priority first, then order of submission: 2^40 submissions, 4095 priorities each way, all exact in a double.
 local network = redis.call('HMGET', KEYS[1], 'epoch', 'durable')
 if network[1] ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that this client opened')
 end
 local pushed = redis.call('HGET', KEYS[2], 'pushed')
-if not pushed then
+if not pushed and not network[2] then
   return redis.error_reply('NETWORKGONE the record of this client is gone')
 end
 local n = (#ARGV - 5) / 6
-if tonumber(ARGV[3]) <= tonumber(pushed) then
+if not pushed or tonumber(ARGV[3]) <= tonumber(pushed) then
   for at = 5, #ARGV - 1, 6 do
     local blob = ARGV[at + 6]
     if blob ~= '' then
@@ -31,7 +31,7 @@ if tonumber(ARGV[3]) <= tonumber(pushed) then
       end
     end
   end
-  return 0
+  return pushed and 0 or redis.error_reply('NETWORKGONE the record of this client is gone')
 end
 local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
 local ranked, made = {}, {}

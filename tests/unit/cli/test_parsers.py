@@ -168,9 +168,12 @@ def test_where_the_network_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
         ("server --port 99999", "--port must be"),
         ("server --password-file /no/such/file", "/no/such/file"),
         ("server --host a:b/c", "--host must be a name or an address"),
-        ("logs --since -5 --url redis://nowhere/0 --network n", "--since: must be >= 0 seconds"),
-        ("logs --since nan --url redis://nowhere/0 --network n", "--since: must be >= 0 seconds"),
-        ("workers stop w --wait -1 --url redis://nowhere/0 --network n", "--wait: must be >= 0 seconds"),
+        ("logs --since -5 --url redis://nowhere/0 --network n", "--since: must be a number of seconds, 0 or more"),
+        ("logs --since nan --url redis://nowhere/0 --network n", "--since: must be a number of seconds, 0 or more"),
+        (
+            "workers stop w --wait -1 --url redis://nowhere/0 --network n",
+            "--wait: must be a number of seconds, 0 or more",
+        ),
         ("status --url http://nowhere --network n", "'http://nowhere' is no URL of a server: it must be redis://"),
     ],
 )
