@@ -10,7 +10,6 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
@@ -22,7 +21,7 @@ from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.records import KILLED_TAG, LOST_TAG, TIMEOUT_TAG, Claim, Loss
 from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 from tests.integration.rig import Packets, Recorder, Rig
-from tests.integration.test_ledger_model import N_EXAMPLES
+from tests.integration.test_ledger_model import SETTINGS
 
 
 @dataclass
@@ -361,12 +360,5 @@ def test_state_machine_of_kept_tasks(server_url: str) -> None:
     """Any sequence of steps, each of them sent again at any later time, leaves exactly what the state table says."""
     run_state_machine_as_test(
         lambda: _KeptLedger(server_url),
-        settings=settings(
-            max_examples=N_EXAMPLES,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=SETTINGS,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -648,7 +648,18 @@ def short(outcome: str) -> str:
 
 
 # For a long run: RUSH_TEST_EXAMPLES=2000 pytest -k state_machine --timeout 0
-N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", "20"))
+_USUAL = 20
+_N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", _USUAL))
+SETTINGS = settings(
+    max_examples=_N_EXAMPLES,
+    stateful_step_count=50,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    # To find a shorter failure takes longer than a test may: what is said of it would be lost.
+    phases=[phase for phase in Phase if _N_EXAMPLES > _USUAL or phase is not Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["ends", "durable"])
@@ -657,12 +668,5 @@ def test_state_machine(server_url: str, monkeypatch: pytest.MonkeyPatch, durable
     monkeypatch.setattr(worker_module, "LARGE_PAYLOAD", _LARGE)
     run_state_machine_as_test(
         lambda: _Ledger(server_url, durable=durable),
-        settings=settings(
-            max_examples=N_EXAMPLES,
-            stateful_step_count=50,
-            deadline=None,
-            database=None,
-            print_blob=True,
-            suppress_health_check=list(HealthCheck),
-        ),
+        settings=SETTINGS,
     )
