@@ -101,6 +101,7 @@ class Tape:
         self.n_replies = 0
         self.replies: list[Any] = []
         self.is_recording = False
+        self.n_breaks = 0
 
     def can_mute(self) -> bool:
         """As all servers that are supported."""
