@@ -9,7 +9,7 @@ How it ends:
 - the owner says "leave" through the pipe, or SIGTERM / SIGINT comes: workers finish what they run, hand back the rest,
   and leave; a second signal means now;
 - the pipe closes without a word, or the agent gets a new parent: the owner was killed. Workers are killed, what the
-  server keeps for the client is deleted, unless it is a private server, which has ended as well.
+  server keeps for the client is deleted; a private server is told to end, should its watcher not have ended it.
 """
 
 from __future__ import annotations
