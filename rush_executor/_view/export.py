@@ -1,9 +1,10 @@
 """A table in pandas, polars and Arrow.
 
 The libraries are imported when they are asked for. They find the types of the columns themselves, but not always
-without loss: polars makes ``[[1, 2], [2]]`` of ``[[1, 2], [2.5]]`` and drops the keys of a dict that the first one
-does not have, Arrow drops time zones, and pandas rounds large integers where one is missing. So a column is read back,
-and where it is not what it was, it becomes a column of Python objects, or in Arrow, which has none, an error.
+without loss: polars makes ``[[1, 2], [2]]`` of ``[[1, 2], [2.5]]``, drops the keys of a dict that the first one does
+not have, and makes dicts of lists beside dicts, Arrow drops time zones, and pandas rounds large integers where one is
+missing. So a column is read back, and where it is not what it was, it becomes a column of Python objects, or in Arrow,
+which has none, an error.
 
 Used by `TaskTable`.
 """
@@ -108,7 +109,7 @@ def to_polars(columns: Sequence[ColumnValues]) -> pl.DataFrame:
         # Of arrays of one length polars would make another type than of others.
         known = [_as_list(value) for value in values]
         types = [pl.String] if kind == "text" else [None, pl.Float64, pl.List(pl.Float64)]
-        if not all(map(_is_plain, known)):
+        if not all(map(_is_plain, known)) or _is_mixed(known, {}):
             types = []  # Over a list of what it does not know polars panics, and says so on stderr.
         return _first_kept(
             known,
@@ -146,6 +147,8 @@ def to_arrow(columns: Sequence[ColumnValues]) -> pa.Table:
         # Arrow knows the arrays of numpy, but those of one dimension alone.
         known = [value if getattr(value, "ndim", 1) == 1 else _as_list(value) for value in values]
         types = [pa.string()] if kind == "text" else [None, pa.uint64()]
+        if _is_mixed(known, {}):
+            types = []  # Behind a datetime64 an integer of numpy ends the process.
         return _first_kept(
             known,
             [lambda dtype=dtype: pa.array(known, type=dtype) for dtype in types],  # type: ignore[misc]
@@ -199,6 +202,32 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _SCALARS) and not isinstance(value, complex)
 
 
+def _is_mixed(value: Any, kinds: dict[tuple[Any, ...], str], place: tuple[Any, ...] = ()) -> bool:
+    """Whether lists, dicts, times of numpy and other scalars stand beside each other, in a list or under one name.
+
+    Args:
+        value: Where to look: a column, or what is in it.
+        kinds: What was seen so far, by place.
+        place: Where the value stands: the names on the way to it, and None for each list.
+    """
+    if value is None:
+        return False
+    dtype = getattr(value, "dtype", None)
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        kind, items = "dict", value.items()
+    elif isinstance(value, list | tuple | set | frozenset):
+        kind, items = "list", ((None, item) for item in value)
+    elif dtype is not None and getattr(value, "ndim", 0) > 0:
+        # In an array of numbers, or of times, the first stands for all.
+        kind, items = "list", ((None, item) for item in (value if dtype.kind == "O" else value[:1]))
+    else:
+        kind = "time" if getattr(dtype, "kind", "") in ("m", "M") else "scalar"
+    if kinds.setdefault(place, kind) != kind:
+        return True
+    return any(_is_mixed(item, kinds, (*place, name)) for name, item in items)
+
+
 def _first_kept(
     values: list[Any],
     candidates: Iterable[Callable[[], Any]],
@@ -226,12 +255,13 @@ def _is_kept(before: Any, after: Any) -> bool:
     before, after = _as_list(before), _as_list(after)
     if isinstance(before, bool) or isinstance(after, bool):
         return before is after
-    if isinstance(before, list | tuple):
-        return len(before) == len(after) and all(map(_is_kept, before, after))
-    if isinstance(before, set | frozenset):
-        return len(before) == len(after) and before == set(after)
+    # A dict has a length, too, and is gone through by its names: an empty one would do for an empty list.
+    if isinstance(before, list | tuple | set | frozenset):
+        return isinstance(after, list) and len(before) == len(after) and all(map(_is_kept, before, after))
     if isinstance(before, dict):
-        return all(name in after and _is_kept(value, after[name]) for name, value in before.items()) and all(
-            value is None or name in before for name, value in after.items()
+        return (
+            isinstance(after, dict)
+            and all(name in after and _is_kept(value, after[name]) for name, value in before.items())
+            and all(value is None or name in before for name, value in after.items())
         )
     return bool(before == after) or bool(before != before and after != after)  # noqa: PLR0124 - NaN

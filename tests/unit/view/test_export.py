@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,7 +45,7 @@ ARRAYS = hnp.arrays(
     hnp.array_shapes(min_dims=0, min_side=0, max_side=3),
 )
 ANYTHING = st.recursive(
-    SCALARS | ARRAYS,
+    SCALARS | ARRAYS | st.frozensets(SCALARS, max_size=3),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
@@ -62,6 +62,10 @@ COLUMNS = st.one_of(
     st.lists(st.dictionaries(st.sampled_from("ab"), st.integers() | st.none()), min_size=1, max_size=4),
     st.lists(ARRAYS | st.none(), min_size=1, max_size=4),
 )
+# Found by search, or seen: one kind of container passes for another.
+mixed = example(values=[[], {}])
+mixed_names = example(values=[{"a": "a"}, ["a"]])
+mixed_sets = example(values=[frozenset({True}), frozenset({1.5})])
 many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -102,7 +106,7 @@ def as_lists(value: Any) -> Any:
     """What a value becomes where there are only lists, without the None that a struct fills in."""
     if isinstance(value, np.ndarray):
         return as_lists(value.tolist())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | frozenset):
         return [as_lists(item) for item in value]
     if isinstance(value, dict):
         return {name: as_lists(item) for name, item in value.items() if item is not None}
@@ -144,6 +148,9 @@ def test_pandas_keeps_conditions() -> None:
 
 
 @many
+@mixed
+@mixed_names
+@mixed_sets
 @given(COLUMNS)
 def test_pandas_loses_nothing(values: list[Any]) -> None:
     """Whatever is in a column comes out of it: a list as this list, an integer as this number."""
@@ -212,6 +219,9 @@ def test_polars(pl: Any) -> None:
 
 
 @many
+@mixed
+@mixed_names
+@mixed_sets
 @given(COLUMNS)
 def test_polars_loses_nothing(values: list[Any]) -> None:
     """By itself it cuts off what is behind the point, and drops the keys that the first dict does not have."""
@@ -238,6 +248,9 @@ def test_types_in_polars(pl: Any) -> None:
         ([np.int8(1), 2, None], pl.Int64),
         ([{"a": 1}, {"a": 2}], pl.Struct({"a": pl.Int64})),
         ([{"a": 1}, {"b": 2}], pl.Object),
+        ([[], {}], pl.Object),
+        ([{"a": "a"}, ["a"]], pl.Object),
+        ([{"a": []}, {"a": {}}], pl.Object),
         ([["a"], [1]], pl.Object),
         ([1, "a"], pl.Object),
         ([True, 1], pl.Object),
@@ -269,6 +282,9 @@ def test_arrow(pa: Any) -> None:
 
 
 @many
+@mixed
+@mixed_names
+@mixed_sets
 @given(COLUMNS)
 def test_arrow_loses_nothing(values: list[Any]) -> None:
     """By itself it drops time zones and times of day. What it has no type for is an error that says so."""
@@ -307,6 +323,10 @@ def test_types_in_arrow(pa: Any) -> None:
         ([dt.date(2020, 1, 1), INSTANT], "date, datetime"),
         ([b"a", "a"], "bytes, str"),
         (["\ud800"], "str"),
+        ([[], {}], "dict, list"),
+        ([{True}, {1.5}], "set"),
+        ([np.array(["2020-01-01"], dtype="datetime64[D]"), np.array([1])], "ndarray"),
+        ([[np.datetime64("2020-01-01")], [np.int8(1)]], "list"),
     ],
 )
 def test_what_arrow_cannot_hold(values: list[Any], types: str) -> None:
