@@ -1,12 +1,14 @@
 """What all tests share: a server, and the check that a test leaves nothing behind.
 
-A test that needs executors or ledgers takes `server_url`; when it is over, no key may be left on that server, and no
-process that the test started may live. Waiting is done with `eventually`: a condition and a generous deadline.
+A test that needs executors or ledgers takes `server_url`; when it is over, no key may be left on that server, no
+process that the test started may live, and loggers must be as they were. Waiting is done with `eventually`: a condition
+and a generous deadline.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -26,6 +28,8 @@ _T = TypeVar("_T")
 _DEADLINE_S = 30.0
 # Linux tells the children of a process's main thread here.
 _CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
+# Beside the root those that tests of several files use. Of others libraries make what they like when they are imported.
+_LOGGERS = ("mylib", "rush_executor", "concurrent")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -112,11 +116,34 @@ def _no_process_left() -> Iterator[None]:
         pytest.fail(f"the test left processes: {names}")
 
 
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """One that keeps a level or a handler, or passes nothing up any more, decides what a later test hears."""
+    before = _loggers()
+    yield
+    new = (logging.NOTSET, True, False, set(), set())
+    changed = sorted(name for name, state in _loggers().items() if state != before.get(name, new))
+    assert not changed, f"the test left these loggers other than they were: {changed}"
+
+
 @pytest.fixture
 def executor(server_url: str) -> Iterator[RushExecutor]:
     """An executor with two workers on the shared server."""
     with RushExecutor(2, url=server_url) as executor:
         yield executor
+
+
+def _loggers() -> dict[str, tuple[object, ...]]:
+    """How loggers are, by name."""
+    states = {"root": (*_state(logging.root), logging.root.manager.disable, logging.raiseExceptions)}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in _LOGGERS:
+            states[name] = _state(logger)
+    return states
+
+
+def _state(logger: logging.Logger) -> tuple[object, ...]:
+    return logger.level, logger.propagate, logger.disabled, set(logger.handlers), set(logger.filters)
 
 
 def _descendants() -> set[int]:

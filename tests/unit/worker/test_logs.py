@@ -84,9 +84,9 @@ class Logs:
 
     def listen_to(self, name: str) -> logging.Logger:
         """A logger whose records go here and nowhere else."""
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [self.handler], False
-        logger.setLevel(logging.DEBUG)
+        # That of `getLogger` would be the next test's, too.
+        logger = logging.Logger(name, logging.DEBUG)  # noqa: LOG001 - not known to `logging`
+        logger.addHandler(self.handler)
         return logger
 
     def ready(self) -> Logs:
@@ -456,7 +456,8 @@ def test_levels(root: logging.Logger) -> None:
     two.critical("after")
     logs.buffer.tick()
     assert logs.sent() == ["one", "two", "other"]
-    two.setLevel(logging.NOTSET)
+    for changed in (one, two):
+        changed.setLevel(logging.NOTSET)
 
 
 def test_a_logger_that_passes_nothing_up(root: logging.Logger) -> None:
