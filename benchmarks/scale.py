@@ -48,7 +48,7 @@ from benchmarks import publish
 from benchmarks.clocks import cpu_time
 from rush_executor._ledger.agent import AgentLedger, Reaper
 from rush_executor._ledger.client import START, Downlink, Uplink
-from rush_executor._ledger.connection import Channel, open_pool
+from rush_executor._ledger.connection import IDLE_BLOCK_S, Channel, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._ledger.scripts import pack
 from rush_executor._ledger.worker import Outcome, WorkerLedger
@@ -89,17 +89,17 @@ _MORE: Final = object()
 _NOTHING: Final[list[Any]] = [None, [0]]
 
 
-class _Taken(Exception):
-    """Instead of being sent."""
+class _Asked(Exception):
+    """Instead of an answer that is not here yet."""
 
 
 class Tape:
-    """In the place of a channel: takes down what would be sent, and plays what was answered."""
+    """In the place of a channel: plays what was answered so far, and takes down what is to be sent next."""
 
     def __init__(self) -> None:
         self.packet = b""
         self.n_replies = 0
-        self.replies: list[Any] = []
+        self.answers: list[list[Any]] = []
         self.is_recording = False
         self.n_breaks = 0
 
@@ -108,16 +108,14 @@ class Tape:
         return True
 
     def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
-        """Takes down what would be sent."""
+        """Plays, or takes down."""
         if not self.is_recording:
             return []
+        if self.answers:
+            return self.answers.pop(0)
         self.packet = b"".join([*([MUTE, muted] if muted else []), *commands])
         self.n_replies = len(commands)
-        raise _Taken
-
-    def answer(self) -> list[Any]:
-        """What was answered."""
-        return self.replies
+        raise _Asked
 
 
 class Worker(asyncio.Protocol):
@@ -130,54 +128,54 @@ class Worker(asyncio.Protocol):
         # It has registered over another connection; this one is to know what it may leave unanswered.
         self._ledger.register("", "", 0)
         self._tape.is_recording = True
-        self._idle_packet = self._packet([], wait=True)
         self._parser = hiredis.Reader(notEnoughData=_MORE)
         self._replies: list[Any] = []
-        self._n_missing = 0
-        self._outcomes: list[Outcome] = []
         self._transport: asyncio.Transport
+        # Of the exchange that is under way: what it began with, and what was answered so far.
+        self._outcomes: list[Outcome] = []
+        self._waits = self._was_idle = False
+        self._answers: list[list[Any]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Waits for a bell."""
+        """Waits for a task."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._send(self._idle_packet, 2)
+        self._exchange(0)
 
     def data_received(self, data: bytes) -> None:
         """Collects answers."""
         self._parser.feed(data)
         while (reply := self._parser.gets()) is not _MORE:
             self._replies.append(reply)
-            if len(self._replies) == self._n_missing:
-                self._answered()
+            if len(self._replies) == self._tape.n_replies:
+                replies, self._replies = self._replies, []
+                if replies == _NOTHING:
+                    self._transport.write(self._tape.packet)
+                else:
+                    self._answers.append(replies)
+                    self._go_on()
 
-    def _answered(self) -> None:
-        if self._replies == _NOTHING and not self._outcomes:
-            self._send(self._idle_packet, 2)
+    def _exchange(self, n_queued: int) -> None:
+        self._waits, self._was_idle, self._answers = n_queued == 0, self._ledger._is_idle, []  # noqa: SLF001
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Goes through the exchange from its beginning, up to what is not answered yet."""
+        self._tape.answers = list(self._answers)
+        self._ledger._is_idle = self._was_idle  # noqa: SLF001
+        try:
+            claimed = self._ledger.exchange(self._outcomes, limit=1, wait=self._waits, rests=True)
+        except _Asked:
+            self._transport.write(self._tape.packet)
             return
-        self._tape.replies = self._replies
-        claimed = self._ledger.answer(self._outcomes)
         self._outcomes = [Outcome(claim, is_failure=False, body=RESULT) for claim in claimed.claims]
         self.n_tasks += len(claimed.claims)
         # So the client says how long a task is to take.
         seconds = sum(claim.timeout_s for claim in claimed.claims)
         if seconds:
-            asyncio.get_running_loop().call_later(seconds, self._exchange, claimed.n_queued == 0)
+            asyncio.get_running_loop().call_later(seconds, self._exchange, claimed.n_queued)
         else:
-            self._exchange(claimed.n_queued == 0)
-
-    def _exchange(self, wait: bool) -> None:  # noqa: FBT001 - a callback
-        packet = self._packet(self._outcomes, wait=wait)
-        self._send(packet, self._tape.n_replies)
-
-    def _packet(self, outcomes: Sequence[Outcome], *, wait: bool) -> bytes:
-        with contextlib.suppress(_Taken):
-            self._ledger.exchange(outcomes, limit=1, wait=wait)
-        return self._tape.packet
-
-    def _send(self, packet: bytes, n_replies: int) -> None:
-        self._replies, self._n_missing = [], n_replies
-        self._transport.write(packet)
+            self._exchange(claimed.n_queued)
 
 
 class Agents:
@@ -507,13 +505,13 @@ def on_paper(
     return [
         f"One look for lost agents takes the server {told}. Each agent looks every {HEARTBEAT_S:g} s.",
         (
-            f"{ON_PAPER:,} workers on {n_agents:,} machines, idle: {waiting:.0f} % of a core for the workers, who look "
-            f"once a second, and {looking(n_agents):.0f} % for the agents, whose looks grow with their square; "
-            f"{most.kb_per_worker * ON_PAPER / 1000:.0f} MB."
+            f"{ON_PAPER:,} workers on {n_agents:,} machines, idle: {waiting:.0f} % of a core for the workers, each of "
+            f"which looks every {IDLE_BLOCK_S:g} s, and {looking(n_agents):.0f} % for the agents, whose looks grow "
+            f"with their square; {most.kb_per_worker * ON_PAPER / 1000:.0f} MB."
         ),
         (
-            f"A lone task rings a bell at which all idle workers wait. With {most.n_workers:,} of them it takes the "
-            f"server {most.lone_us:,.0f} us, with {found[0].n_workers} {found[0].lone_us:,.0f}. The ring alone: "
+            f"A lone task is handed to one of those that wait. With {most.n_workers:,} of them it takes the server "
+            f"{most.lone_us:,.0f} us, with {found[0].n_workers} {found[0].lone_us:,.0f}. To wake one of many alone: "
             + "; ".join(
                 f"{one:,.0f} us with {n:,} clients at one list, {own:,.0f} with a list for each"
                 for n, (one, own) in rings.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rush_executor._ledger.client import KILL_MS, retire_client
-from rush_executor._ledger.connection import BLOCK_S, REPLY_TIMEOUT_S, Channel
+from rush_executor._ledger.connection import IDLE_BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -25,7 +25,7 @@ __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_networ
 CHARGE_ALL: Final = "*"
 # Where the server was away, so long after it is back everybody has noticed: the longest wait for a reply, or for a
 # connection, and a pause.
-_RECOVERY_S: Final = BLOCK_S + REPLY_TIMEOUT_S + 2.0
+_RECOVERY_S: Final = IDLE_BLOCK_S + REPLY_TIMEOUT_S + 2.0
 _NO_SIGN_OF_LIFE: Final = "gave no sign of life any more, as its agent did not: its machine may be lost"
 
 
@@ -275,7 +275,7 @@ def _lose_worker(
             k.worker_ids,
             k.agent_workers(agent_id),
             k.queued_tasks,
-            k.bell,
+            k.idle_workers,
             k.heartbeat(agent_id),
             k.network,
             k.failed_tasks,
@@ -301,6 +301,7 @@ def _lose_worker(
             k.running_tasks(),
             k.worker(),
             k.kills(),
+            k.worker_bell(),
             KILL_MS,
         ],
     )

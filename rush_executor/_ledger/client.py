@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
-from rush_executor._ledger.scripts import evalsha, pack
+from rush_executor._ledger.scripts import ScriptCall, evalsha, pack
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import ATTEMPTS_PER_PUSH, NewTask, StoredBody, chunk_name
 
@@ -83,10 +83,9 @@ class Uplink:
         self._keys = keys
         self._client_id = client_id
         self._lease_ms = lease_ms
-        self._epoch = ""
         self._can_mute = False
         k = keys
-        self._push_keys: tuple[str, ...] = (k.network, k.client(client_id), k.queued_tasks, k.bell, k.worker_ids)
+        self._push = self._pusher("", durable=False)
         self._is_durable = False
         self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
@@ -115,6 +114,7 @@ class Uplink:
                 k.client(self._client_id),
                 k.queued_tasks,
                 k.inbox(self._client_id),
+                k.idle_workers,
                 *([k.worker(worker_id)] if worker_id else []),
             ),
             [
@@ -130,16 +130,14 @@ class Uplink:
                 creator or self._client_id,
                 "1" if durable else "",
                 epoch if worker_id else "",
+                k.worker_bell(),
             ],
         )
         [found, founder, broken, found_initializer, is_durable] = self._channel.call(command)[0]
-        self._epoch = found.decode()
         self._is_durable = bool(is_durable)
-        k = self._keys
-        kept = (k.all_tasks, k.failed_tasks, k.finished_tasks) if is_durable else ()
-        self._push_keys = self._push_keys[:5] + kept
+        self._push = self._pusher(found.decode(), durable=self._is_durable)
         self._can_mute = self._channel.can_mute()
-        return OpenedNetwork(self._epoch, founder.decode(), broken, found_initializer, self._is_durable)
+        return OpenedNetwork(found.decode(), founder.decode(), broken, found_initializer, self._is_durable)
 
     def push(
         self,
@@ -163,14 +161,14 @@ class Uplink:
         """
         keys = self._keys
         # Texts: `pack` has less to do when all are.
-        args: list[str | bytes | float] = [self._epoch, self._client_id, str(batch), keys.task(), keys.blob()]
+        args: list[str | bytes | float] = [str(batch)]
         for task in tasks:
             payload, (max_retries, priority, timeout_s, *_) = task.payload, task.options
             if task.blob_id:
                 write_blob(self._channel, keys, task.blob_id, payload)
                 payload = b""
             args += (task.task_id, payload, str(priority), str(max_retries), timeout_s or "", task.blob_id)
-        commands = [evalsha("push_tasks", self._push_keys, args)]
+        commands = [self._push(args)]
         if functions:
             key = self._keys.functions(self._client_id)
             lease = [] if self._is_durable else [pack(("PEXPIRE", key, self._lease_ms))]
@@ -190,11 +188,18 @@ class Uplink:
             self._channel.post(commands[0])
         return is_answered
 
+    def _pusher(self, epoch: str, *, durable: bool) -> ScriptCall:
+        k = self._keys
+        keys = (k.network, k.client(self._client_id), k.queued_tasks, k.idle_workers)
+        kept = (k.all_tasks, k.failed_tasks, k.finished_tasks) if durable else ()
+        args = (epoch, self._client_id, k.task(), k.blob(), k.worker_bell(), k.running_tasks())
+        return ScriptCall("push_tasks", keys + kept, args)
+
     def _fence(self, batch: int, tasks: Sequence[NewTask]) -> bytes:
         args: list[str | bytes | float] = [batch, self._keys.task()]
         for task in tasks:
             args += (task.task_id, task.retries * ATTEMPTS_PER_PUSH)
-        return evalsha("fence_tasks", (self._push_keys[1],), args)
+        return evalsha("fence_tasks", (self._cancel_keys[1],), args)
 
     def forget_functions(self, digests: Sequence[str]) -> None:
         """Deletes functions that no task of this client needs any more."""
@@ -339,9 +344,9 @@ def retire_client(channel: Channel, keys: Keys, client_id: str) -> None:
             k.inbox(client_id),
             k.functions(client_id),
             k.queued_tasks,
-            k.bell,
+            k.idle_workers,
         ),
-        [client_id, k.task(), k.blob(), _RETIRE_BATCH, k.client(), k.inbox(), k.functions()],
+        [client_id, k.task(), k.blob(), _RETIRE_BATCH, k.client(), k.inbox(), k.functions(), k.worker_bell()],
     )
     while channel.call(command)[0] > 0:
         pass

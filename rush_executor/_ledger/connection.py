@@ -49,6 +49,7 @@ from rush_executor.errors import NetworkLostError, ServerError
 
 __all__ = [
     "BLOCK_S",
+    "IDLE_BLOCK_S",
     "Channel",
     "NetworkGone",
     "Refused",
@@ -60,11 +61,13 @@ __all__ = [
     "open_pool",
 ]
 
-# The longest that a blocking command waits at the server; it is also how often what no bell told is looked for.
+# How long a blocking command waits at the server; it is also how often what no bell told is looked for.
 BLOCK_S = 1.0
-# A reply that is later than this, beyond what the server was asked to block, means a half-open connection: BLOCK_S plus
-# this is below the 10 s within which one must be found, and far above what a loaded server needs.
-REPLY_TIMEOUT_S = 7.0
+# The same for a worker that has nothing to do, and has looked: there may be thousands of them. No command waits longer.
+IDLE_BLOCK_S = 3.0
+# A reply that is later than this, beyond what the server was asked to block, means a half-open connection: the longest
+# wait plus this is below the 10 s within which one must be found, and far above what a loaded server needs.
+REPLY_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S = 0.02
 # A server that does not answer soon is hung, or gone.
 _LAST_WORD_S = 1.0
@@ -116,7 +119,7 @@ def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPo
         "decode_responses": False,
         # Who re-sends decides about it: see the module's docstring.
         "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": timeout_s or BLOCK_S + REPLY_TIMEOUT_S,
+        "socket_timeout": timeout_s or IDLE_BLOCK_S + REPLY_TIMEOUT_S,
         "socket_connect_timeout": timeout_s or REPLY_TIMEOUT_S,
         "health_check_interval": 0,
     }
@@ -294,8 +297,9 @@ class Channel:
         unanswered: deque[bytes] = deque()
         try:
             for command in commands:
-                self._send((command,))
+                # Before it is sent: should that fail, it must not be forgotten.
                 unanswered.append(command)
+                self._send((command,))
                 # Whatever was answered meanwhile: never so much that both ends wait for the other to read.
                 if len(unanswered) > _MOST_UNANSWERED:
                     [reply] = self._read(1)

@@ -76,9 +76,9 @@ class TaskLedger:
     def __init__(self, channel: Channel, keys: Keys, *, large_objects: str = "") -> None:
         self._channel = channel
         self._keys = k = keys
-        self._create_keys: tuple[str, ...] = (k.network, k.all_tasks, k.queued_tasks, k.bell, k.worker_ids)
+        self._create_keys: tuple[str, ...] = (k.network, k.all_tasks, k.queued_tasks, k.idle_workers, k.worker_ids)
         self._create_keys += (k.finished_tasks, k.failed_tasks, k.ends)
-        self._create_prefixes = (k.task(), k.blob(), k.worker_queue(), k.worker_bell())
+        self._create_prefixes = (k.task(), k.blob(), k.worker_queue(), k.worker_bell(), k.running_tasks())
         self._epoch = ""
         self._large_objects = large_objects
         self.folder: Folder | None = None
@@ -174,11 +174,12 @@ class TaskLedger:
             ignore_max_retries: Also those that have no retry left.
         """
         k = self._keys
-        keys = (k.queued_tasks, k.bell, k.worker_ids, k.failed_tasks)
+        keys = (k.queued_tasks, k.idle_workers, k.failed_tasks)
         queued: list[bytes] = []
         name = new_id()
         for batch in _batches(payloads, _BATCH):
             args: list[str | bytes | float] = [name, "1" if ignore_max_retries else "0", k.task(), k.blob()]
+            args.append(k.worker_bell())
             for task_id, payload in batch:
                 if len(payload) < LARGE_PAYLOAD:
                     args += (task_id, payload, "")
@@ -296,6 +297,9 @@ class TaskLedger:
         root: bytes | None = self._channel.call(pack(("HGET", self._keys.network, "large_objects")))[0]
         # The record first: whoever comes meanwhile meets no network, and not half of one.
         self._channel.call(pack(("UNLINK", self._keys.network)))
+        # Who waits is to learn of it.
+        [waiting] = self._channel.call(pack(("ZRANGE", self._keys.idle_workers, 0, -1)))
+        self._channel.call(*(pack(("RPUSH", self._keys.worker_bell(raw.decode()), "1")) for raw in waiting))
         cursor = b"0"
         while True:
             cursor, found = self._channel.call(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)))[0]
@@ -319,7 +323,8 @@ class TaskLedger:
             k.ends,
             k.worker_ids,
         )
-        args: list[str | bytes | float] = [name, k.task(), k.blob(), k.worker_queue(), k.running_tasks(), _CLEARED_MS]
+        prefixes = (k.task(), k.blob(), k.worker_queue(), k.running_tasks(), k.worker_bell())
+        args: list[str | bytes | float] = [name, *prefixes, _CLEARED_MS]
         while not self._deleting(evalsha("clear_tasks", keys, args)):
             self._delete_cleared()
         self._delete_cleared()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.blobs import LARGE_PAYLOAD, read_blob, write_blob
-from rush_executor._ledger.connection import BLOCK_S, Channel, WorkerGone
+from rush_executor._ledger.connection import BLOCK_S, IDLE_BLOCK_S, Channel, NetworkGone, Refused, WorkerGone
 from rush_executor._ledger.folder import Folder
-from rush_executor._ledger.scripts import evalsha, pack
+from rush_executor._ledger.scripts import ScriptCall, evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import (
@@ -23,11 +24,15 @@ from rush_executor._protocol.records import (
     Claim,
     TaskOptions,
 )
+from rush_executor.errors import NetworkLostError
 
 __all__ = ["Claimed", "Outcome", "WorkerLedger"]
 
 # A rank is the number of the submission, less the priority times this: push_tasks.lua.
 _SUBMISSIONS: Final = 1 << 40
+# For how long the ledger counts on a worker that waits at its bell: a second more than it waits, then it looks and says
+# so again.
+_COUNTED_S: Final = str(IDLE_BLOCK_S + 1)
 
 
 class Outcome(NamedTuple):
@@ -79,24 +84,33 @@ class WorkerLedger:
         self._channel = channel
         self._keys = keys
         self._worker_id = worker_id
+        self._epoch = epoch.encode()
         k = keys
         self._running_key = k.running_tasks(worker_id)
-        self._claim_keys: tuple[str, ...] = (k.network, k.queued_tasks, self._running_key, k.worker_ids)
-        self._claim_args = [epoch, worker_id]
-        self._claim_prefixes = [k.task(), k.client(), k.blob()]
-        self._keep_keys = (self._running_key, k.finished_tasks, k.failed_tasks, k.ends)
-        self._finish_args = [worker_id, k.task(), k.client(), k.inbox(), k.blob()]
+        self._bell = k.worker_bell(worker_id)
+        own_queue = (k.worker_queue(worker_id),) if keeps else ()
+        claim_keys = (k.network, k.queued_tasks, self._running_key, k.worker_ids, k.idle_workers, self._bell)
+        self._claim_call = ScriptCall(
+            "claim_tasks", claim_keys + own_queue, (epoch, worker_id, k.task(), k.client(), k.blob())
+        )
+        finish = "finish_tasks"
+        finish_keys: tuple[str, ...] = (self._running_key, k.network)
+        rest_keys: tuple[str, ...] = (k.worker_ids, k.idle_workers, self._bell, k.queued_tasks, *own_queue)
+        if keeps or is_durable:
+            finish = "keep_outcomes"
+            finish_keys = (self._running_key, k.finished_tasks, k.failed_tasks, k.ends)
+            rest_keys = (k.network, *rest_keys)
+        finish_args = (worker_id, epoch, k.task(), k.client(), k.inbox(), k.blob())
+        # With and without a wait behind it.
+        self._finish_and_rest = ScriptCall(finish, finish_keys + rest_keys, finish_args)
+        self._finish_only = ScriptCall(finish, finish_keys, finish_args)
         # Where a network that keeps its tasks puts what is too large for the server.
         self.folder: Folder | None = None
         self._keeps = keeps
         self._keeps_outcomes = keeps or is_durable
-        self._bells: tuple[str, ...] = (k.bell,)
-        if keeps:
-            self._claim_keys += (k.worker_queue(worker_id),)
-            self._bells = (k.worker_bell(worker_id), k.bell)
         self._wait = self._wait_for(BLOCK_S)
-        # Packed, by how many are claimed: it is the same each time for a worker that holds nothing.
-        self._claims: dict[int, bytes] = {}
+        # Whether by the ledger this worker waits.
+        self._is_idle = False
         self._can_mute = False
         # Blobs of outcomes that were sent off and not answered, by task and attempt. Handed in again, an outcome brings
         # the same blob: a new one would be refused with it, and nobody would delete it.
@@ -120,27 +134,55 @@ class WorkerLedger:
         self._channel.call(evalsha("register_worker", keys, [self._worker_id, agent_id, host, pid]))
 
     def exchange(
-        self, outcomes: Sequence[Outcome], *, limit: int, wait: bool, wait_s: float = BLOCK_S, known: Iterable[str] = ()
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        limit: int,
+        wait: bool,
+        wait_s: float = IDLE_BLOCK_S,
+        rests: bool = False,
+        known: Iterable[str] = (),
     ) -> Claimed:
-        """Hands in outcomes and claims, in one round trip.
+        """Hands in outcomes and claims.
 
         Args:
             outcomes: Of tasks that this worker has run.
             limit: How many tasks to claim at most.
-            wait: Whether to wait for the bell first. The claim stands behind the bell in the same
-                packet, and the server runs it when the bell rings: waking up costs no second trip.
-            wait_s: For how long, at most `BLOCK_S`.
+            wait: Whether to wait for a task. Outcomes that are handed in with that are of all that the worker holds.
+            wait_s: For how long, at most `IDLE_BLOCK_S`; behind outcomes at most `BLOCK_S`.
+            rests: Whether this worker waits next if it gets nothing now: until then tasks may be handed to it.
             known: Tasks that this worker holds; others that it holds by the ledger are given to it again.
         """
-        commands = ([self._wait] if wait_s == BLOCK_S else [self._wait_for(wait_s)]) if wait else []
-        muted = self._add_claim(commands, outcomes, limit, known)
+        if not wait:
+            self._hand_in(outcomes)
+            return self._exchange(outcomes, limit, known, rests=rests)
+        try:
+            return self._wait_and_claim(outcomes, limit, known, wait_s=wait_s, rests=rests)
+        except (NetworkGone, WorkerGone, NetworkLostError, Refused):
+            raise
+        except BaseException:
+            # Broken off: nobody is to count on this worker, and what it was given meanwhile goes to another.
+            self._withdraw([*known, *(outcome.claim.task_id for outcome in outcomes)])
+            raise
+
+    def _wait_and_claim(
+        self, outcomes: Sequence[Outcome], limit: int, known: Iterable[str], *, wait_s: float, rests: bool
+    ) -> Claimed:
         self._hand_in(outcomes)
-        return self._claimed(outcomes, lambda: self._channel.call(*commands, muted=muted))
+        if outcomes:
+            bell = self._wait if wait_s >= BLOCK_S else self._wait_for(wait_s)
+            return self._claimed(outcomes, lambda: self._wait_at_bell(outcomes, bell, limit, rests=rests), rests=rests)
+        if not self._is_idle:
+            claimed = self._exchange((), limit, known, rests=True)
+            if claimed.claims or claimed.n_queued:
+                return claimed
+        # The claim stands behind the bell in the same packet, so that what no bell tells costs one trip, too.
+        bell, claim = self._wait_for(wait_s), self._claim(limit, known, rests=rests)
+        return self._claimed((), lambda: self._channel.call(bell, claim), rests=rests)
 
     def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
         """Hands in outcomes and claims, as `exchange`, but does not wait for the answer."""
-        commands: list[bytes] = []
-        muted = self._add_claim(commands, outcomes, limit, known)
+        commands, muted = self._commands(outcomes, self._claim(limit, known, rests=False))
         self._hand_in(outcomes)
         self._channel.ask(*commands, muted=muted)
 
@@ -150,25 +192,57 @@ class WorkerLedger:
         Args:
             outcomes: Those that were handed in with it.
         """
-        return self._claimed(outcomes, self._channel.answer)
+        return self._claimed(outcomes, self._channel.answer, rests=False)
 
-    def _add_claim(self, commands: list[bytes], outcomes: Sequence[Outcome], limit: int, known: Iterable[str]) -> bytes:
-        """Adds what claims, and what hands in where that needs an answer; returns it where it needs none."""
-        held = tuple(known)
-        claim = None if held else self._claims.get(limit)
-        if claim is None:
-            args: list[str | bytes | float] = [*self._claim_args, limit, *self._claim_prefixes, *held]
-            claim = evalsha("claim_tasks", self._claim_keys, args)
-            if not held:
-                self._claims[limit] = claim
-        commands.append(claim)
-        finish = self._finish(outcomes) if outcomes else b""
-        if not finish or self._can_mute:
-            return finish
-        commands.insert(0, finish)
-        return b""
+    def _exchange(self, outcomes: Sequence[Outcome], limit: int, known: Iterable[str], *, rests: bool) -> Claimed:
+        commands, muted = self._commands(outcomes, self._claim(limit, known, rests=rests))
+        return self._claimed(outcomes, lambda: self._channel.call(*commands, muted=muted), rests=rests)
 
-    def _claimed(self, outcomes: Sequence[Outcome], read: Callable[[], Sequence[Any]]) -> Claimed:
+    def _commands(self, outcomes: Sequence[Outcome], command: bytes) -> tuple[list[bytes], bytes]:
+        """What hands in outcomes, and a command behind it; and what is to be muted, if that is possible."""
+        if not outcomes:
+            return [command], b""
+        finish = self._finish(outcomes)
+        return ([command], finish) if self._can_mute else ([finish, command], b"")
+
+    def _claim(self, limit: int, known: Iterable[str], *, rests: bool) -> bytes:
+        return self._claim_call([str(limit), _COUNTED_S if rests else "", *known])
+
+    def _wait_at_bell(self, outcomes: Sequence[Outcome], bell: bytes, limit: int, *, rests: bool) -> list[Any]:
+        """Hands in outcomes, and waits at the bell. Where no task lies there, claims.
+
+        Returns:
+            What the outcomes were answered with, and then what a claim is.
+        """
+        finish = self._finish(outcomes, limit)
+        refused: Sequence[bytes] = ()
+        if self._can_mute:
+            [rung] = self._channel.call(bell, muted=finish)
+        else:
+            refused, rung = self._channel.call(finish, bell)
+        reply = self._opened(rung[1]) if rung else None
+        return [refused, reply or self._channel.call(self._claim(limit, (), rests=rests))[0]]
+
+    def _opened(self, token: bytes) -> list[Any] | None:
+        """What a claim would have answered, of what lay in the bell (`token` in prelude.lua); None for "look".
+
+        A token of another network of this name is for another worker of this name.
+        """
+        at = token.find(b"\n") + 1
+        epoch, _, n_queued = token[:at].partition(b"\t")
+        if epoch != self._epoch:
+            return None
+        reply: list[Any] = [int(n_queued)]
+        while at < len(token):
+            start = token.index(b"\n", at) + 1
+            task_id, attempt, blob_id, limits, length = token[at:start].split(b"\t")
+            at = start + int(length)
+            reply += (task_id, attempt, token[start:at], blob_id, limits)
+        return reply
+
+    def _claimed(self, outcomes: Sequence[Outcome], read: Callable[[], Sequence[Any]], *, rests: bool) -> Claimed:
+        # In case that this is broken off: then it is not known.
+        self._is_idle = False
         try:
             replies = read()
         except WorkerGone:
@@ -176,6 +250,7 @@ class WorkerLedger:
             self._answered(())
             raise
         reply = replies[-1]
+        self._is_idle = rests and len(reply) == 1 and not reply[0]
         fields = iter(reply)
         next(fields)
         claims = [
@@ -232,11 +307,22 @@ class WorkerLedger:
     def release(self, claims: Sequence[Claim]) -> int:
         """Gives back what was claimed and not started; returns how many went back."""
         k = self._keys
-        args: list[str | bytes | float] = [self._worker_id, k.task(), k.client(), k.blob()]
+        args: list[str | bytes | float] = [self._worker_id, k.task(), k.client(), k.blob(), k.worker_bell()]
         for claim in claims:
             args += (claim.task_id, claim.attempt)
-        keys = (self._running_key, k.queued_tasks, k.bell, k.worker_ids, k.network)
+        keys = (self._running_key, k.queued_tasks, k.idle_workers, k.network)
         return int(self._channel.call(evalsha("release_tasks", keys, args))[0])
+
+    def _withdraw(self, known: Iterable[str]) -> None:
+        k = self._keys
+        keys = (self._running_key, k.queued_tasks, k.idle_workers, k.network, self._bell)
+        args: list[str | bytes | float] = [self._worker_id, k.task(), k.client(), k.blob(), k.worker_bell(), *known]
+        command = evalsha("withdraw_worker", keys, args)
+        if self._can_mute:
+            self._channel.post(command)
+        else:
+            with contextlib.suppress(NetworkLostError, Refused):
+                self._channel.call(command)
 
     def function(self, client_id: str, digest: str) -> bytes:
         """Sealed body of a function.
@@ -269,21 +355,20 @@ class WorkerLedger:
 
     def _wait_for(self, seconds: float) -> bytes:
         # Not 0, which would be for ever.
-        return pack(("BLPOP", *self._bells, f"{max(seconds, 0.001):.3f}"))
+        return pack(("BLPOP", self._bell, f"{max(seconds, 0.001):.3f}"))
 
-    def _finish(self, outcomes: Sequence[Outcome]) -> bytes:
-        args: list[str | bytes | float] = [*self._finish_args]
-        if not self._keeps_outcomes:
-            for outcome in outcomes:
-                claim = outcome.claim
-                # Texts: `pack` has less to do when all are.
-                args += (claim.task_id, str(claim.attempt), self._tagged(outcome))
-            return evalsha("finish_tasks", (self._running_key, self._keys.network), args)
+    def _finish(self, outcomes: Sequence[Outcome], limit: int = 0) -> bytes:
+        """Packs what hands in outcomes; if the worker waits behind that, for how many tasks at most."""
+        args: list[str | bytes | float] = [str(limit), _COUNTED_S] if limit else ["", ""]
         for outcome in outcomes:
             claim = outcome.claim
-            # Attempt 0: the one that runs.
-            args += (claim.task_id, claim.attempt or "", self._tagged(outcome), outcome.more)
-        return evalsha("keep_outcomes", self._keep_keys, args)
+            if self._keeps_outcomes:
+                # Attempt 0: the one that runs.
+                args += (claim.task_id, str(claim.attempt or ""), self._tagged(outcome), outcome.more)
+            else:
+                # Texts: `pack` has less to do when all are.
+                args += (claim.task_id, str(claim.attempt), self._tagged(outcome))
+        return self._finish_and_rest(args) if limit else self._finish_only(args)
 
     def _tagged(self, outcome: Outcome) -> bytes:
         """What is written for an outcome: its body, or the name of the blob that holds it."""

@@ -10,8 +10,8 @@
 | `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `started_at` (s), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
 | `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
-| `bell` | list | a token for each worker that may be asleep while tasks are queued | last client; reset |
-| `worker_bell:<worker>` | list | as `bell`, for the worker's own queue | its end; reset |
+| `idle_workers` | zset | workers that wait at their bells, by the time until which that counts (s) | claim; push, release, retry and loss wake them; its end; reset |
+| `worker_bell:<worker>` | list | where the worker waits: a token that says "look", or a task that was handed to it | the worker; its end; reset |
 | `all_tasks` | list | ids of tasks that the network keeps, as they were created | reset |
 | `cleared_tasks` | list | those whose records are being deleted | clearing; reset |
 | `finished_tasks` | list | those that have finished, in this order | push, of a call that is retried; reset |
@@ -97,8 +97,8 @@ class Keys:
         return f"{self.prefix}queued_tasks"
 
     @property
-    def bell(self) -> str:
-        return f"{self.prefix}bell"
+    def idle_workers(self) -> str:
+        return f"{self.prefix}idle_workers"
 
     @property
     def worker_ids(self) -> str:

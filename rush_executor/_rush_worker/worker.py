@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from rush_executor._client.pusher import TaskPusher, as_error, per_task
 from rush_executor._config import NetworkConfig, chosen_secret, default_url
-from rush_executor._ledger.connection import WrongKind, check_server
+from rush_executor._ledger.connection import IDLE_BLOCK_S, WrongKind, check_server
 from rush_executor._ledger.logs import LogReader
 from rush_executor._ledger.tasks import KeptTask
 from rush_executor._ledger.views import NetworkReader
@@ -290,13 +290,14 @@ class RushWorker(NetworkView, TaskPusher):
 
     def _claim(self, timeout: float) -> Claim | None:
         seat, end_at = self._seat, time.monotonic() + timeout
-        wait_s = 0.0
         while True:
+            wait_s = min(IDLE_BLOCK_S, end_at - time.monotonic())
             try:
                 with seat.lock:
                     seat.is_waiting = wait_s > 0
                     if seat.is_leaving:
                         return None
+                    # Nothing is to be handed to this worker after the wait: what its caller does then may take long.
                     claimed = seat.ledger.exchange([], limit=1, wait=wait_s > 0, wait_s=wait_s, known=self._held)
                     seat.is_waiting = False
             except LeaveNow:
@@ -306,8 +307,7 @@ class RushWorker(NetworkView, TaskPusher):
             if claimed.claims:
                 # One, unless replies were lost: what is left over now is given again at the next claim.
                 return claimed.claims[0]
-            wait_s = min(1.0, end_at - time.monotonic())
-            if wait_s <= 0:
+            if time.monotonic() >= end_at:
                 return None
 
     def _open(self, claim: Claim) -> tuple[dict[str, Any], int | None]:

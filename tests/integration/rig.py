@@ -22,7 +22,7 @@ from rush_executor._ledger.agent import AgentLedger, Reaper
 from rush_executor._ledger.client import START, Downlink, OpenedNetwork, Uplink
 from rush_executor._ledger.connection import Channel, open_pool
 from rush_executor._ledger.scripts import pack
-from rush_executor._ledger.worker import Outcome, WorkerLedger
+from rush_executor._ledger.worker import Claimed, Outcome, WorkerLedger
 from rush_executor._protocol.ids import task_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import ATTEMPTS_TAG, LOST_TAG, Claim, Loss, NewTask, TaskOptions
@@ -133,6 +133,11 @@ class Worker:
 
     def claim(self, limit: int = 1) -> list[Claim]:
         return self.ledger.exchange([], limit=limit, wait=False).claims
+
+    def rest(self, limit: int = 1) -> None:
+        """It has found nothing, and is about to wait at its bell."""
+        claimed = self.ledger.exchange([], limit=limit, wait=False, rests=True)
+        assert claimed == Claimed([], 0, [])
 
     def finish(self, claims: Sequence[Claim], body: bytes = b"result", *, is_failure: bool = False) -> list[str]:
         return self.ledger.finish([Outcome(claim, is_failure, body) for claim in claims])
@@ -268,6 +273,9 @@ class Rig:
             value = self._read(key)
             if value is not None:
                 found[key[len(prefix) :].decode()] = value
+        if "idle_workers" in found:
+            # Who waits; until when that counts is another time each time.
+            found["idle_workers"] = sorted(name for name, _ in found["idle_workers"])
         return found
 
     def now(self) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rush_executor._ledger.connection import BLOCK_S, NetworkGone, WorkerGone
+from rush_executor._ledger.worker import Outcome
 from rush_executor._protocol.records import Claim
 from tests.integration.rig import Rig
 
@@ -197,12 +199,46 @@ def test_a_token_wakes_a_worker_that_waits(rig: Rig) -> None:
     assert took[0] < 0.8 * BLOCK_S
 
 
-def test_a_lost_token_costs_no_more_than_the_slow_timer(rig: Rig, eventually: object) -> None:
-    """A task that no bell told is found all the same."""
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_lost_token_costs_no_more_than_the_slow_timer(rig: Rig, n: int) -> None:
+    """A task that no bell told is found all the same, handed to the worker or queued."""
     client, worker = rig.client(), rig.worker()
+    worker.rest()
+    ids = client.push(n)
+    rig.redis.delete(rig.keys.worker_bell("w1"))
+    assert [claim.task_id for claim in worker.ledger.exchange([], limit=2, wait=True).claims] == ids
+
+
+def test_who_waits_is_told_so(rig: Rig) -> None:
+    """Only a worker that has found nothing and says that it waits is among the idle, until it gets something."""
+    client, worker = rig.client(), rig.worker()
+    worker.claim()
+    assert "idle_workers" not in rig.dump()
+    worker.rest()
+    assert rig.dump()["idle_workers"] == ["w1"]
+    worker.claim()
+    assert "idle_workers" not in rig.dump(), "it waits no longer"
+    client.push(2)
+    assert len(worker.ledger.exchange([], limit=1, wait=False, rests=True).claims) == 1
+    assert "idle_workers" not in rig.dump(), "it has something to run"
+
+
+def test_handed_to_one_that_had_just_stopped_to_wait(rig: Rig) -> None:
+    """The wait is over, and before the claim behind it a task is handed: the claim gives it, and it is given once."""
+    client, worker = rig.client(), rig.worker()
+    worker.rest()
     [task] = client.push()
-    rig.redis.delete(rig.keys.bell)
-    assert [claim.task_id for claim in worker.ledger.exchange([], limit=1, wait=True).claims] == [task]
+    claimed = worker.ledger.exchange([], limit=1, wait=False, rests=True)
+    assert claimed.claims == [Claim(task, 1, b"call")]
+    assert "worker_bell:w1" not in rig.dump()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            worker.ledger.exchange, [Outcome(claimed.claims[0], False, b"x")], limit=1, wait=True, rests=True
+        )
+        while not rig.redis.info("clients")["blocked_clients"]:
+            assert not waiting.done(), waiting.result()
+        [other] = client.push()
+        assert waiting.result(30).claims == [Claim(other, 1, b"call")]
 
 
 def test_several_workers_wake_for_several_tasks(rig: Rig) -> None:
@@ -231,7 +267,9 @@ def test_what_is_held_and_is_somebody_elses(rig: Rig) -> None:
     ids = client.push(2)
     worker.claim()
     rig.redis.hset(rig.keys.task(ids[0]), "worker", "another")
+    rig.redis.rpush(rig.keys.worker_bell("w1"), "as it was handed to it")
     assert [claim.task_id for claim in worker.claim()] == ids[1:]
+    assert "worker_bell:w1" not in rig.dump()
     assert rig.dump()["running_tasks:w1"] == {ids[1]}
     rig.redis.hset(rig.keys.task(ids[0]), "worker", "w1")
     worker.finish([Claim(task, 1, b"") for task in ids])

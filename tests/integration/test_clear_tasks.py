@@ -23,7 +23,7 @@ STAYS = {
     "agent_workers:a1",
     "agent_ids",
     "start_args",
-    "bell",
+    "idle_workers",
     "worker_bell:w1",
 }
 
@@ -142,3 +142,20 @@ def test_who_waits_is_rung(rig: Rig, ledger: TaskLedger, worker: WorkerLedger) -
     new_ring, states, _ = reader.wait_states(ring, ["q", "r"], 1.0)
     assert new_ring != ring
     assert states == ["", "cleared"]
+
+
+def test_what_was_handed_over(rig: Rig, ledger: TaskLedger, worker: WorkerLedger) -> None:
+    """To a worker whose wait had just ended: cleared before it has looked, it is never run."""
+    assert worker.exchange([], limit=1, wait=False, rests=True).claims == []
+    ledger.create("queued", [KeptTask("old", b"old")])
+    assert "old" in rig.dump()["worker_bell:w1"][0]
+    ledger.clear()
+    assert rig.dump()["worker_bell:w1"] == ["1"], "it was woken: nobody else will wake it"
+    ledger.create("queued", [KeptTask("new", b"new"), KeptTask("other", b"new")])
+    ran = []
+    claims = worker.exchange([], limit=1, wait=False, rests=True).claims
+    while claims:
+        ran += [claim.task_id for claim in claims]
+        outcomes = [Outcome(claim, False, b"ys") for claim in claims]
+        claims = worker.exchange(outcomes, limit=1, wait=True, wait_s=0.01, rests=True).claims
+    assert ran == ["new", "other"]

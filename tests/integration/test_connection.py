@@ -27,7 +27,7 @@ from rush_executor._ledger.connection import (
 )
 from rush_executor._ledger.scripts import SCRIPT_TEXTS, pack
 from rush_executor._ledger.server import EmbeddedServer
-from rush_executor._ledger.worker import Outcome
+from rush_executor._ledger.worker import Claimed, Outcome
 from rush_executor.errors import NetworkLostError, ServerError
 from tests.integration.rig import Rig
 
@@ -199,9 +199,39 @@ def test_connections_that_the_server_closes(rig: Rig) -> None:
     assert [task for task, _ in client.drain()] == ids
 
 
+def test_what_could_not_be_sent_is_not_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of commands that are made while they are sent: the connection breaks at any of them, and each is carried out."""
+    for broken in range(3):
+        channel = rig.channel()
+        send, n_sent = channel._send, 0
+
+        def break_once(commands: Any, broken: int = broken, send: Any = send) -> None:
+            nonlocal n_sent
+            n_sent += 1
+            if n_sent == broken + 1:
+                raise redis.ConnectionError
+            send(commands)
+
+        monkeypatch.setattr(channel, "_send", break_once)
+        Channel.call_each(channel, (pack(("SADD", rig.keys.worker_ids, f"{broken}{number}")) for number in range(3)))
+        assert rig.redis.smembers(rig.keys.worker_ids) == {f"{broken}{number}".encode() for number in range(3)}
+        rig.redis.delete(rig.keys.worker_ids)
+
+
+def test_an_idle_worker_of_a_full_server(own_rig: Rig) -> None:
+    """It goes on waiting: what is only read or noted is not refused, or it would leave in the end."""
+    _, worker = own_rig.client(), own_rig.worker()
+    own_rig.redis.config_set("maxmemory", 1)
+    for _ in range(2):
+        claimed = worker.ledger.exchange([], limit=1, wait=True, wait_s=0.01, rests=True)
+        assert claimed == Claimed([], 0, [])
+    own_rig.redis.config_set("maxmemory", 0)
+    assert own_rig.dump()["idle_workers"] == ["w1"]
+
+
 def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """No reply within its time: the connection is given up. What the server does later all the same does no harm."""
-    monkeypatch.setattr(connection_module, "BLOCK_S", 0.05)
+    monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", 0.05)
     monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.1)
     with Rig(own_server.url) as rig, ThreadPoolExecutor(2) as pool:
         client, worker = rig.client(), rig.worker()
@@ -214,6 +244,7 @@ def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.Mon
             os.kill(own_server.pid, signal.SIGCONT)
         ids += calls[0].result(timeout=30)
         claims = calls[1].result(timeout=30)
+        assert min(client.up_channel.n_breaks, worker.channel.n_breaks) > 0
         assert sorted(claim.task_id for claim in claims) == ids[:2]
         assert {claim.attempt for claim in claims} == {1}
         places = rig.check_places(ids)

@@ -7,8 +7,10 @@ too, so that it stays down.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rush_executor._ledger.worker import Outcome
 from rush_executor._protocol.ids import new_id
 from tests.integration.rig import Rig
 
@@ -77,7 +79,7 @@ def test_commands_of_each_transition(rig: Rig) -> None:
 
 
 def test_commands_of_a_lone_task(rig: Rig) -> None:
-    """All that is called for one task, by itself or by a script, from the push to the trimmed inbox."""
+    """All that is called for one task by itself while no worker waits, from the push to the trimmed inbox."""
     client, worker = rig.client(), rig.worker()
     tasks = client.tasks(1, payload=CALL)
     meter = Meter(rig)
@@ -87,7 +89,39 @@ def test_commands_of_a_lone_task(rig: Rig) -> None:
     client.receive()
     counts = meter.commands()
     assert counts.pop("evalsha") == 5, "push, claim, finish, and the inbox is trimmed before each look"
-    assert sum(counts.values()) <= 31, counts
+    assert sum(counts.values()) <= 32, counts
+
+
+def test_commands_of_a_task_that_is_handed_over(rig: Rig) -> None:
+    """The same where each task meets a worker that waits: there is no claim, and nothing is queued."""
+    client, worker = rig.client(), rig.worker()
+    client.send(client.tasks(1, payload=CALL))
+    claims = worker.claim()
+
+    def work() -> None:
+        nonlocal claims
+        for _ in range(N):
+            claims = worker.ledger.exchange([Outcome(claims[0], False, RESULT)], limit=1, wait=True, rests=True).claims
+
+    def is_waiting() -> bool:
+        return rig.redis.zscore(rig.keys.idle_workers, worker.id) is not None
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        meter, n_looks = Meter(rig), 0
+        for _ in range(N):
+            client.receive(wait=True)
+            while not is_waiting():
+                n_looks += 1
+            client.send(client.tasks(1, payload=CALL))
+        working.result(30)
+        counts = meter.commands()
+    counts["zscore"] -= N + n_looks
+    n = {name: round(count / N) for name, count in counts.items()}
+    assert {name: n.pop(name) for name in ("evalsha", "blpop", "xread")} == {"evalsha": 3, "blpop": 1, "xread": 1}, n
+    assert {name: n[name] for name in ("zadd", "zpopmax")} == {"zadd": 1, "zpopmax": 1}, "that the worker waits"
+    assert n.keys().isdisjoint({"zcard", "smembers"}), n
+    assert sum(n.values()) <= 25, n
 
 
 def test_bytes_on_the_wire(rig: Rig) -> None:

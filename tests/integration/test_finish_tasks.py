@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from rush_executor._ledger.worker import Outcome
+from rush_executor._ledger.connection import NetworkGone, WorkerGone
+from rush_executor._ledger.scripts import pack
+from rush_executor._ledger.worker import Claimed, Outcome
 from rush_executor._protocol.records import Claim
-from tests.integration.rig import LEASE_MS, Rig
+from tests.integration.rig import LEASE_MS, Rig, Worker
 
 
 @pytest.mark.parametrize(("is_failure", "tag"), [(False, "F"), (True, "E")])
@@ -26,15 +30,13 @@ def test_row(rig: Rig, is_failure: bool, tag: str) -> None:
 
 
 def test_nothing_is_left_of_a_delivered_task(rig: Rig) -> None:
-    """Once delivered and trimmed, the network is what it was before the task, but for its counters and the bell."""
+    """Once delivered and trimmed, the network is what it was before the task, but for its counters."""
     client, worker = rig.client(), rig.worker()
     before = rig.dump()
     client.push(20)
     worker.finish(worker.claim(20))
     client.drain()
-    after = rig.dump()
-    assert after.pop("bell") == ["1"]
-    assert after == {
+    assert rig.dump() == {
         **before,
         "network": {**before["network"], "sequence": "20"},
         "client:c1": {**before["client:c1"], "pushed": "1"},
@@ -207,3 +209,145 @@ def test_losses_are_told_before_the_outcome(rig: Rig) -> None:
     other.finish(other.claim(3))
     assert [task for task, _ in client.drain()] == [charged, uncharged, plain]
     assert client.losses == {charged: 1}
+
+
+# --------------------------------------------------------------------------------------------------- and then it waits
+
+
+def hand_in_and_wait(worker: Worker, claims: list[Claim], *, limit: int = 1) -> Claimed:
+    outcomes = [Outcome(claim, False, b"x") for claim in claims]
+    return worker.ledger.exchange(outcomes, limit=limit, wait=True, wait_s=0.01, rests=True)
+
+
+def test_what_is_queued_comes_with_the_wait(rig: Rig) -> None:
+    """As a claim gives it, fair share and all, and in the same trip."""
+    client, worker = rig.client(), rig.worker()
+    rig.worker("w2")
+    client.push(1)
+    claims = worker.claim()
+    ids = client.send([task._replace(payload=b"a\n\tb") for task in client.tasks(5, timeout_s=2.5, max_retries=0)])
+    n_sent = len(worker.channel.sent)
+    claimed = hand_in_and_wait(worker, claims, limit=9)
+    assert claimed == Claimed([Claim(task, 1, b"a\n\tb", "", True, 2.5) for task in ids[:3]], 2, [])
+    assert len(worker.channel.sent) == n_sent + 1
+    dump = rig.dump()
+    assert dump["running_tasks:w1"] == set(ids[:3])
+    assert {dump[f"task:{task}"]["batch"] for task in ids[:3]} == {"3"}
+    assert dump.keys().isdisjoint({"idle_workers", "worker_bell:w1"})
+
+
+def test_nothing_is_queued(rig: Rig) -> None:
+    """It is among the idle from then on, also if the same comes once more."""
+    client, worker = rig.client(), rig.worker()
+    client.push(1)
+    assert hand_in_and_wait(worker, worker.claim()) == Claimed([], 0, [])
+    before = rig.dump()
+    assert before["idle_workers"] == ["w1"]
+    rig.send_again(worker.channel.sent[-2])
+    assert rig.dump() == before
+    client.drain()
+
+
+def test_a_reply_with_tasks_is_lost(rig: Rig) -> None:
+    """Sent again, the same tasks come, same attempt, each once, and nothing else."""
+    client, worker = rig.client(), rig.worker()
+    client.push(1)
+    claims = worker.claim()
+    ids = client.push(3)
+    assert len(hand_in_and_wait(worker, claims).claims) == 1
+    # As after a reconnect, by which the answer was lost.
+    again = hand_in_and_wait(worker, claims, limit=3)
+    assert (again.claims, again.refused) == ([Claim(ids[0], 1, b"call")], [])
+    assert [claim.task_id for claim in hand_in_and_wait(worker, again.claims, limit=3).claims] == ids[1:]
+    assert "worker_bell:w1" not in rig.dump()
+
+
+def test_what_is_queued_is_of_nobody(rig: Rig) -> None:
+    """It is dropped; the worker has nothing, and is among the idle all the same: it is woken for what comes next."""
+    client, dead, worker = rig.client(), rig.client("dead"), rig.worker()
+    client.push(1)
+    claims = worker.claim()
+    dead.push(1)
+    rig.redis.delete(rig.keys.client("dead"), rig.keys.inbox("dead"))
+    rig.forget(dead)
+    assert hand_in_and_wait(worker, claims) == Claimed([], 0, [])
+    dump = rig.dump()
+    assert dump["idle_workers"] == ["w1"]
+    assert "worker_bell:w1" not in dump
+    rig.reaper().look()
+
+
+def test_what_another_network_left_in_the_bell(rig: Rig) -> None:
+    """It is for another worker of this name, in a network that came after; this one asks what it has."""
+    client, worker = rig.client(), rig.worker()
+    client.push(1)
+    claims = worker.claim()
+    rig.redis.rpush(rig.keys.worker_bell("w1"), "epoch-2\t0\nc9-1\t1\t\t2\t4\ncall")
+    assert hand_in_and_wait(worker, claims) == Claimed([], 0, [])
+
+
+@pytest.mark.parametrize("n_known", [0, 1])
+def test_a_wait_that_is_broken_off(rig: Rig, monkeypatch: pytest.MonkeyPatch, n_known: int) -> None:
+    """By Ctrl-C, or the end: what was handed to the worker meanwhile goes to another, and it is counted on no more."""
+    client, worker, other = rig.client(), rig.worker(), rig.worker("w2")
+    known = client.push(n_known) if n_known else []
+    assert [claim.task_id for claim in worker.claim()] == known
+    assert not worker.ledger.exchange([], limit=1, wait=False, rests=True, known=known).claims
+    call = worker.channel.call
+    handed: list[str] = []
+
+    def broken_off(*commands: bytes, muted: bytes = b"") -> list[Any]:
+        call(*commands, muted=muted)
+        if not handed:
+            handed.extend(client.push())
+            assert rig.dump()["running_tasks:w1"] == {*known, *handed}
+            other.rest()
+            raise KeyboardInterrupt
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.channel, "call", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            worker.ledger.exchange([], limit=1, wait=True, wait_s=0.01, rests=True, known=known)
+    assert rig.redis.ping()
+    worker.channel.call(pack(("PING",)))
+    dump = rig.dump()
+    assert rig.queue() == handed
+    assert dump.get("running_tasks:w1", set()) == set(known)
+    assert dump.keys().isdisjoint({"idle_workers", "worker_bell:w1"})
+    assert dump["worker_bell:w2"] == ["1"]
+    assert dump[f"task:{handed[0]}"].get("losses", "0") == "0"
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_who_is_lost_does_not_wait(rig: Rig, n: int) -> None:
+    """Nothing is given to a worker that has been taken for lost; it is told so, and leaves no key behind."""
+    client, worker = rig.client(), rig.worker()
+    client.push(1)
+    claims = worker.claim()
+    rig.agent().lose(worker)
+    rig.worker("w2").finish(rig.agent().workers[0].claim())
+    ids = client.push(n) if n else []
+    with pytest.raises(WorkerGone):
+        hand_in_and_wait(worker, claims)
+    assert rig.queue() == ids
+    assert not [key for key in rig.dump() if "w1" in key or key == "idle_workers"]
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_who_is_of_an_earlier_network_does_not_wait(rig: Rig, n: int) -> None:
+    """Deleted and made anew under the same name, while old workers are still on the list: they get nothing of it."""
+    client, worker = rig.client(), rig.worker()
+    client.push(1)
+    claims = worker.claim()
+    client.leave()
+    rig.forget(client)
+    new = rig.client("c2", is_open=False)
+    new.open(epoch="epoch-2")
+    ids = new.push(n) if n else []
+    assert "w1" in rig.dump()["worker_ids"]
+    with pytest.raises(NetworkGone):
+        hand_in_and_wait(worker, claims)
+    assert rig.queue() == ids
+    assert rig.dump().keys().isdisjoint({"idle_workers", "worker_bell:w1"})
+    new.leave()

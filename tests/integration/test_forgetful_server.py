@@ -75,7 +75,6 @@ def test_a_worker_is_not_given_again_what_it_hands_in(rig: Rig) -> None:
     client, worker = rig.client(), rig.worker()
     ids = client.push(1)
     claims = worker.claim()
-    rig.redis.delete(rig.keys.bell)
     rig.redis.script_flush()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(worker.ledger.exchange, [Outcome(claims[0], False, b"x")], limit=1, wait=True)

@@ -10,9 +10,11 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
+from rush_executor._ledger import worker as worker_module
 from rush_executor._ledger.agent import AgentLedger
 from rush_executor._ledger.connection import WorkerGone
 from rush_executor._ledger.tasks import KeptTask, TaskLedger
@@ -56,6 +58,8 @@ class _Model:
     finished: list[str] = field(default_factory=list)
     own_queue: dict[str, str] = field(default_factory=dict)
     workers: dict[str, str] = field(default_factory=dict)
+    # Those that wait.
+    idle: set[str] = field(default_factory=set)
     n_ranks: int = 0
 
     def alive(self) -> list[str]:
@@ -122,6 +126,17 @@ class _KeptLedger(RuleBasedStateMachine):
             self.model.tasks[i] = _Task(i, "queued", (-priority, self.model.n_ranks), max_retries)
             if self.model.workers.get(worker_id) == "here":
                 self.model.own_queue[i] = worker_id
+        if self.model.own_queue.get(ids[0]) == worker_id:
+            assert self.woken(1, {worker_id}) == sorted({worker_id} & self.model.idle)
+            self.model.idle.discard(worker_id)
+            return multiple(*ids)
+        woken = self.woken(n, self.model.idle)
+        if n == 1 and not priority and not max_retries:
+            # It was handed over.
+            for one in woken:
+                task = self.model.tasks[ids[0]]
+                task.state, task.worker_id, task.attempt = "running", one, 1
+        self.model.idle.difference_update(woken)
         return multiple(*ids)
 
     @rule(target=tasks, worker=workers, n=st.integers(1, 2))
@@ -160,6 +175,7 @@ class _KeptLedger(RuleBasedStateMachine):
                 expected.append(i)
                 task.state, task.losses, task.outcome, task.worker_id = "queued", losses, "", ""
         assert self.ledger.retry([(i, b"") for i in ids], ignore_max_retries=ignore) == expected
+        self.model.idle.difference_update(self.woken(len(expected), self.model.idle))
         if ids:
             self.send_at_once_again(self.channel.sent[-1:])
 
@@ -196,13 +212,13 @@ class _KeptLedger(RuleBasedStateMachine):
             return multiple()
         return self.start(worker.worker_id)
 
-    @rule(target=claims, worker=workers, limit=st.integers(1, 3), forgets=st.booleans())
-    def claim(self, worker: _Worker, limit: int, forgets: bool) -> object:
+    @rule(target=claims, worker=workers, limit=st.integers(1, 3), forgets=st.booleans(), rests=st.booleans())
+    def claim(self, worker: _Worker, limit: int, forgets: bool, rests: bool) -> object:
         """One that has lost a reply does not know what it holds, and is given it again."""
         model, worker_id = self.model, worker.worker_id
         known = [] if forgets else [task.task_id for task in model.held(worker_id)]
         try:
-            got = worker.ledger.exchange([], limit=limit, wait=False, known=known).claims
+            got = worker.ledger.exchange([], limit=limit, wait=False, rests=rests, known=known).claims
         except WorkerGone:
             assert model.workers[worker_id] != "here"
             return multiple()
@@ -218,6 +234,9 @@ class _KeptLedger(RuleBasedStateMachine):
                 task.state, task.worker_id, task.attempt = "running", worker_id, task.attempt + 1
                 model.own_queue.pop(task.task_id, None)
         assert {(c.task_id, c.attempt) for c in got} == {(t.task_id, t.attempt) for t in unknown}
+        model.idle.discard(worker_id)
+        if rests and not got:
+            model.idle.add(worker_id)
         return multiple(*((worker, claim) for claim in got))
 
     @rule(held=claims, is_failure=st.booleans(), with_attempt=st.booleans())
@@ -246,6 +265,7 @@ class _KeptLedger(RuleBasedStateMachine):
         self.remember(worker.channel)
         if is_mine:
             task.state, task.worker_id = "queued", ""
+            self.model.idle.difference_update(self.woken(1, self.model.idle))
 
     @rule(
         worker=workers,
@@ -274,6 +294,28 @@ class _KeptLedger(RuleBasedStateMachine):
             del model.own_queue[i]
         if model.workers[worker_id] == "here":
             model.workers[worker_id] = how
+        model.idle.discard(worker_id)
+        model.idle.difference_update(self.woken(len(model.queue()), model.idle))
+
+    @rule(target=tasks, worker=workers)
+    def push_to_one_that_waits(self, worker: _Worker) -> object:
+        """When it has run all that there is."""
+        model, worker_id = self.model, worker.worker_id
+        while model.workers[worker_id] == "here" and (model.queue() or model.queue(worker_id) or model.held(worker_id)):
+            self.claim(worker, 9, forgets=True, rests=False)
+            for task in model.held(worker_id):
+                self.finish((worker, Claim(task.task_id, task.attempt, b"")), is_failure=False, with_attempt=True)
+        self.claim(worker, 1, forgets=True, rests=True)
+        return self.push(1, 0, 0, None)
+
+    def woken(self, n: int, those: set[str]) -> list[str]:
+        """Who has been woken since: as many of those as there was work for, and nobody else."""
+        idle = {raw.decode() for raw in self.rig.redis.zrange(self.rig.keys.idle_workers, 0, -1)}
+        woken = sorted(self.model.idle - idle)
+        assert len(woken) == min(n, len(self.model.idle & those))
+        assert idle <= self.model.idle
+        assert set(woken) <= those
+        return woken
 
     def send_at_once_again(self, packets: list[Packets]) -> None:
         """As when the reply was lost. Later it would be a new wish: to retry what has failed once more, say."""
@@ -323,6 +365,7 @@ class _KeptLedger(RuleBasedStateMachine):
             for end in (TERMINATED, KILLED, LOST):
                 assert (worker_id in dump.get(f"{end}_worker_ids", set())) == (state == end)
         assert dump.get("worker_ids", set()) == set(model.alive())
+        assert set(dump.get("idle_workers", [])) == model.idle
 
     @invariant()
     def readers_agree(self) -> None:
@@ -356,8 +399,10 @@ class _KeptLedger(RuleBasedStateMachine):
         self.sent.append(channel.sent[-1])
 
 
-def test_state_machine_of_kept_tasks(server_url: str) -> None:
+def test_state_machine_of_kept_tasks(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any sequence of steps, each of them sent again at any later time, leaves exactly what the state table says."""
+    # However long the test takes: who waits is counted on.
+    monkeypatch.setattr(worker_module, "_COUNTED_S", "1000000")
     run_state_machine_as_test(
         lambda: _KeptLedger(server_url),
         settings=SETTINGS,

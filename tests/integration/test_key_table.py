@@ -103,6 +103,7 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: ledger.create("queued", task("b", max_retries=1)),
         lambda: workers[0].finish([Outcome(claim(0), True, b"failure")]),
         lambda: ledger.retry([("b", b"")], ignore_max_retries=False),
+        lambda: workers[1].exchange([], limit=1, wait=False, rests=True),
         lambda: ledger.create("queued", task("c", worker_id="w2")),
         lambda: ledger.create("running", task("d"), "w3"),
         lambda: ledger.create("finished", task("e", outcome=b"ys")),
@@ -187,6 +188,9 @@ def executors_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
         lambda: client.uplink.kill(worker.claim(1)[0].task_id),
         lambda: agent.lose(worker, guilty=worker.claim()[0].task_id),
         lambda: client.uplink.cancel(ids),
+        lambda: client.uplink.cancel(rig.queue()),
+        lambda: rig.worker("w3").rest(),
+        lambda: client.send(client.tasks(1)),
         client.uplink.ring,
         # A task that submits tasks itself, and leaves.
         lambda: rig.client("c2", is_open=False).uplink.open_network("epoch-1", b"", worker_id=rig.worker("w2").id),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +42,10 @@ from tests.integration.rig import EPOCH, Client, Packets, Rig, Worker
 _LARGE = 100
 _ATTEMPTS_PER_PUSH = 1 << 20
 _AGENTS = ("a1", "a2")
+# As long as nothing, at a bell.
+_MOMENT_S = 0.001
 # What may be left of a durable network when everybody has left it.
-_KEPT_KINDS = {"network", "task", "all_tasks", "finished_tasks", "failed_tasks", "ends", "queued_tasks", "bell"}
+_KEPT_KINDS = {"network", "task", "all_tasks", "finished_tasks", "failed_tasks", "ends", "queued_tasks"}
 _KEPT_KINDS |= {"functions", "blob"}
 
 
@@ -82,6 +85,9 @@ class _Model:
     kills: dict[str, set[str]] = field(default_factory=lambda: {agent: set() for agent in _AGENTS})
     # Told beside the outcome, by client and task.
     losses: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Workers that wait, and what lies in the bells: "1", or tasks, with commas between.
+    idle: set[str] = field(default_factory=set)
+    bells: dict[str, list[str]] = field(default_factory=dict)
     n_pushed: int = 0
     is_broken: bool = False
     # Of a durable network.
@@ -110,9 +116,42 @@ class _Model:
     def held(self) -> dict[str, _Task]:
         return {name: task for tasks in self.running.values() for name, task in tasks.items()}
 
-    def claim(self, worker_id: str, limit: int, known: Sequence[str] = ()) -> list[Claim]:
+    def hand(self, task_id: str, worker_id: str) -> None:
+        """What was pushed just now is this worker's, which waits."""
+        task = self.queue.pop(task_id)
+        task.attempt, task.batch, task.worker_id = task.attempt + 1, 1, worker_id
+        self.running[worker_id][task_id] = task
+
+    def ring(self, worker_id: str, token: str) -> None:
+        self.bells.setdefault(worker_id, []).append(token)
+
+    def rest(self, worker_id: str, limit: int) -> None:
+        """It is about to wait."""
+        if self.running[worker_id]:
+            self.ring(worker_id, "1")
+        elif self.queue:
+            claims = self.claim(worker_id, limit)
+            if claims or self.queue:
+                self.ring(worker_id, ",".join(claim.task_id for claim in claims))
+            else:
+                self.idle.add(worker_id)
+        else:
+            self.idle.add(worker_id)
+
+    def take_token(self, worker_id: str) -> str | None:
+        """What comes out of the bell; None when the time is over."""
+        tokens = self.bells.get(worker_id, [])
+        token = tokens.pop(0) if tokens else None
+        if not tokens:
+            self.bells.pop(worker_id, None)
+        return token
+
+    def claim(self, worker_id: str, limit: int, known: Sequence[str] = (), *, rests: bool = False) -> list[Claim]:
         held = self.running[worker_id]
-        if held.keys() <= set(known) and self.queue:
+        self.idle.discard(worker_id)
+        if not held.keys() <= set(known):
+            self.bells.pop(worker_id, None)
+        elif self.queue:
             share = math.ceil(len(self.queue) / len(self.running))
             popped = self.ordered()[: min(limit, share)]
             for task in popped:
@@ -122,7 +161,10 @@ class _Model:
                     task.batch = len(popped) + len(known)
                     task.worker_id = worker_id
                     held[task.task_id] = task
-        return [task.claim() for name, task in held.items() if name not in known]
+        claims = [task.claim() for name, task in held.items() if name not in known]
+        if rests and not claims and not self.queue:
+            self.idle.add(worker_id)
+        return claims
 
     def holds(self, worker_id: str, claim: Claim) -> bool:
         task = self.running.get(worker_id, {}).get(claim.task_id)
@@ -164,6 +206,8 @@ class _Model:
     def lose(self, worker_id: str, guilty: str, tag: str) -> tuple[int, int]:
         """Returns how many go back into the queue, and how many fail."""
         n_queued = n_failed = 0
+        self.idle.discard(worker_id)
+        self.bells.pop(worker_id, None)
         for task in sorted(self.running.pop(worker_id, {}).values(), key=lambda task: task.task_id):
             is_guilty = guilty in (CHARGE_ALL, task.task_id)
             task.losses += is_guilty
@@ -234,7 +278,7 @@ class _Ledger(RuleBasedStateMachine):
     @rule(
         target=tasks,
         client=clients,
-        n=st.integers(1, 4),
+        n=st.sampled_from([1, 1, 2, 4]),
         options=st.builds(
             TaskOptions,
             max_retries=st.integers(0, 2),
@@ -356,13 +400,90 @@ class _Ledger(RuleBasedStateMachine):
     def another_worker(self, agent_id: str) -> Worker:
         return self.new_worker(agent_id)
 
-    @rule(target=claims, worker=workers, limit=st.integers(1, 6), with_known=st.booleans())
-    def claim(self, worker: Worker, limit: int, with_known: bool) -> Any:
-        return multiple(*((worker, claim) for claim in self.exchange(worker, [], limit, with_known=with_known)))
+    @rule(target=claims, worker=workers, limit=st.integers(1, 6), with_known=st.booleans(), rests=st.booleans())
+    def claim(self, worker: Worker, limit: int, with_known: bool, rests: bool) -> Any:
+        new = self.exchange(worker, [], limit, with_known=with_known, rests=rests)
+        return multiple(*((worker, claim) for claim in new))
 
-    @rule(worker=workers, limit=st.integers(1, 6))
-    def claim_whose_reply_is_lost(self, worker: Worker, limit: int) -> None:
-        self.exchange(worker, [], limit)
+    @rule(worker=workers, limit=st.integers(1, 6), rests=st.booleans())
+    def claim_whose_reply_is_lost(self, worker: Worker, limit: int, rests: bool) -> None:
+        self.exchange(worker, [], limit, rests=rests)
+
+    @rule(worker=workers, others=st.lists(workers, max_size=2))
+    def run_all(self, worker: Worker, others: list[Worker]) -> None:
+        """It runs all that there is, and then it waits, as perhaps others do."""
+        model = self.model
+        while worker.id in model.running and (model.queue or model.running[worker.id]):
+            self.exchange(worker, [], 100)
+            claims = [task.claim() for task in model.running[worker.id].values()]
+            assert model.finish(worker.id, claims, "Fresult") == []
+            assert worker.ledger.finish(outcomes_of(claims, "F")) == []
+            self.keep(worker.channel.sent[-1])
+        for one in [worker, *others]:
+            self.exchange(one, [], 1, rests=True)
+
+    @rule(target=tasks, client=clients, worker=workers, max_retries=st.integers(0, 2))
+    def push_to_one_that_waits(self, client: Client, worker: Worker, max_retries: int) -> Any:
+        self.run_all(worker, [])
+        if client.id not in self.model.inboxes:
+            return multiple()
+        [task_id] = self.push_tasks(client, client.tasks(1, max_retries=max_retries))
+        return client, task_id
+
+    @rule(target=claims, worker=workers, limit=st.integers(1, 6), rests=st.booleans())
+    def wait(self, worker: Worker, limit: int, rests: bool) -> Any:
+        """At the bell, and then perhaps no longer."""
+        model, ledger = self.model, worker.ledger
+        was_idle = ledger._is_idle
+        expected: list[Claim] = []
+        try:
+            claimed = ledger.exchange([], limit=limit, wait=True, wait_s=_MOMENT_S, rests=rests)
+        except WorkerGone:
+            assert worker.id not in model.running
+            return multiple()
+        if not was_idle:
+            expected = model.claim(worker.id, limit, rests=True)
+        if was_idle or (not expected and not model.queue):
+            model.take_token(worker.id)
+            expected = model.claim(worker.id, limit, rests=rests)
+        assert sorted(claimed.claims) == sorted(expected)
+        return multiple(*((worker, claim) for claim in expected))
+
+    @rule(
+        target=claims,
+        pairs=st.lists(claims, min_size=1, max_size=4),
+        tag=st.sampled_from("FEfe"),
+        limit=st.integers(1, 6),
+        is_lost=st.booleans(),
+    )
+    def finish_and_wait(self, pairs: list[tuple[Worker, Claim]], tag: str, limit: int, is_lost: bool) -> Any:
+        """Hands in and waits at the bell; the reply may be lost, with what was handed over in it."""
+        worker, done = claims_of_one(pairs)
+        model, knows = self.model, self.knows_finish()
+        is_there = worker.id in model.running
+        held = [claim for claim in done if model.holds(worker.id, claim)]
+        if knows:
+            model.finish(worker.id, done, short(f"{tag}result"))
+            if is_there:
+                model.rest(worker.id, limit)
+        try:
+            claimed = worker.ledger.exchange(
+                outcomes_of(done, tag), limit=limit, wait=True, wait_s=_MOMENT_S, rests=True
+            )
+        except WorkerGone:
+            assert not is_there
+            return multiple()
+        token = model.take_token(worker.id)
+        if token not in (None, "1"):
+            expected = [model.running[worker.id][name].claim() for name in token.split(",") if name]
+        else:
+            expected = model.claim(worker.id, limit, rests=True)
+        if not knows:
+            # What was not handed in then is handed in behind the claim, which gave it once more.
+            model.finish(worker.id, held, short(f"{tag}result"))
+            expected = [claim for claim in expected if claim not in held]
+        assert sorted(claimed.claims) == sorted(expected)
+        return multiple(*((worker, claim) for claim in expected if not is_lost))
 
     @rule(
         target=claims,
@@ -395,6 +516,7 @@ class _Ledger(RuleBasedStateMachine):
                 n_back += self.model.go_back(self.model.running[worker.id].pop(claim.task_id))
         assert worker.ledger.release(claims) == n_back
         self.keep(worker.channel.sent[-1])
+        self.check_woken(n_back)
 
     # Agents, and who looks for the dead.
 
@@ -411,6 +533,7 @@ class _Ledger(RuleBasedStateMachine):
         expected = self.model.lose(worker.id, culprit, tag.decode())
         assert worker.agent.lose(worker, culprit, tag) == expected
         self.keep(worker.agent.channel.sent[-1])
+        self.check_woken(len(self.model.queue))
         return self.new_worker(worker.agent.id)
 
     @rule(agent_id=st.sampled_from(_AGENTS), what=st.sampled_from(["bury", "end", "break", "flush"]))
@@ -424,6 +547,8 @@ class _Ledger(RuleBasedStateMachine):
             for worker_id in [name for name in model.running if self.agent_of[name] == agent_id]:
                 model.lose(worker_id, CHARGE_ALL, "L")
             agent.workers.clear()
+            # One after the other: each time some are woken, also for what others were woken for before.
+            self.check_woken(len(model.queue), most=len(model.idle))
             # Nobody is there to do what was wanted of it.
             model.kills[agent_id].clear()
         elif what == "end":
@@ -466,6 +591,12 @@ class _Ledger(RuleBasedStateMachine):
         assert [task_id for task_id, _ in dump.pop("queued_tasks", [])] == [t.task_id for t in model.ordered()]
         assert kind(dump, "running_tasks") == {name: set(held) for name, held in model.running.items() if held}
         assert dump.get("worker_ids", set()) == model.running.keys() == kind(dump, "worker").keys()
+        assert set(dump.get("idle_workers", [])) == model.idle
+        for worker in [worker for agent in map(self.rig.agent, _AGENTS) for worker in agent.workers]:
+            if worker.ledger._is_idle:
+                assert worker.id in model.idle or model.bells.get(worker.id), "it would wait, and nobody wake it"
+        bells = {name: [ids_of(token) for token in tokens] for name, tokens in kind(dump, "worker_bell").items()}
+        assert bells == model.bells
         assert dump.get("client_ids", set()) == model.inboxes.keys() == kind(dump, "client").keys()
         assert kind(dump, "kills") == {name: wishes for name, wishes in model.kills.items() if wishes}
         assert kind(dump, "functions").keys() == model.functions
@@ -579,6 +710,10 @@ class _Ledger(RuleBasedStateMachine):
             known.attempt = task.retries * _ATTEMPTS_PER_PUSH
             self.by_id[task.task_id] = known
             self.model.push(known)
+        for worker_id in self.check_woken(len(new)):
+            if len(new) == 1:
+                self.model.hand(new[0].task_id, worker_id)
+                self.model.bells[worker_id][-1] = new[0].task_id
         if has_function:
             self.model.functions.add(client.id)
             # Without the function: it is the client that says when that is needed no more.
@@ -586,6 +721,22 @@ class _Ledger(RuleBasedStateMachine):
         else:
             self.keep(*client.up_channel.sent[n_sent:])
         return [task.task_id for task in new]
+
+    def check_woken(self, n: int, *, most: int = 0) -> list[str]:
+        """As many of those that waited were woken as there was work for, or up to a number; returns which."""
+        model = self.model
+        idle = {raw.decode() for raw in self.rig.redis.zrange(self.rig.keys.idle_workers, 0, -1)}
+        woken = sorted(model.idle - idle)
+        assert min(n, len(model.idle)) <= len(woken) <= max(n, most)
+        assert idle <= model.idle
+        model.idle = idle
+        for worker_id in woken:
+            model.ring(worker_id, "1")
+        return woken
+
+    def knows_finish(self) -> bool:
+        """Whether the server knows the scripts that take outcomes in."""
+        return all(self.rig.redis.script_exists(scripts._SHAS["finish_tasks"], scripts._SHAS["keep_outcomes"]))
 
     def exchange(
         self,
@@ -596,12 +747,12 @@ class _Ledger(RuleBasedStateMachine):
         *,
         with_known: bool = False,
         is_ahead: bool = False,
+        rests: bool = False,
     ) -> list[Claim]:
         """Hands in what is done and claims; `is_ahead`: with the answer later."""
         outcomes, model = outcomes_of(done, tag), self.model
         # Where the server has forgotten how to take it in, that is made good behind the claim, which gives nothing new.
-        is_known = all(self.rig.redis.script_exists(scripts._SHAS["finish_tasks"], scripts._SHAS["keep_outcomes"]))
-        is_behind = not is_known and any(model.holds(worker.id, claim) for claim in done)
+        is_behind = not self.knows_finish() and any(model.holds(worker.id, claim) for claim in done)
         if done:
             model.finish(worker.id, done, short(f"{tag}result"))
         # What it has handed in it does not name.
@@ -612,14 +763,17 @@ class _Ledger(RuleBasedStateMachine):
                 worker.ledger.ask(outcomes, limit=limit, known=known)
                 claimed = worker.ledger.answer(outcomes)
             else:
-                claimed = worker.ledger.exchange(outcomes, limit=limit, wait=False, known=known)
+                claimed = worker.ledger.exchange(outcomes, limit=limit, wait=False, rests=rests, known=known)
         except WorkerGone:
             assert worker.id not in model.running
             return []
         if done and not is_ahead:
             # Not the claim: later it would be a new one.
             self.keep(worker.channel.sent[-1][:1])
-        expected = model.claim(worker.id, 0 if is_behind else limit, known)
+        expected = model.claim(worker.id, 0 if is_behind else limit, known, rests=rests)
+        if is_behind:
+            # It was given what it had, as if that were new.
+            model.bells.pop(worker.id, None)
         assert sorted(claimed.claims) == sorted(expected)
         return expected
 
@@ -633,6 +787,13 @@ def claims_of_one(pairs: list[tuple[Worker, Claim]]) -> tuple[Worker, list[Claim
 def outcomes_of(claims: Sequence[Claim], tag: str) -> list[Outcome]:
     body = b"result".ljust(_LARGE if tag in "fe" else 0, b"x")
     return [Outcome(claim, tag in "Ee", body) for claim in claims]
+
+
+def ids_of(entry: str) -> str:
+    """What lies in a bell, as the model tells it."""
+    return (
+        entry if entry == "1" else ",".join(re.findall(r"^(\S+)\t\d+\t[^\t\n]*\t[^\t\n]*\t\d+$", entry, re.MULTILINE))
+    )
 
 
 def kind(dump: dict[str, Any], name: str) -> dict[str, Any]:
@@ -666,6 +827,8 @@ SETTINGS = settings(
 def test_state_machine(server_url: str, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
     """Any sequence of steps, each of them sent again at any later time, leaves exactly what the state table says."""
     monkeypatch.setattr(worker_module, "LARGE_PAYLOAD", _LARGE)
+    # However long the test takes: who waits is counted on.
+    monkeypatch.setattr(worker_module, "_COUNTED_S", "1000000")
     run_state_machine_as_test(
         lambda: _Ledger(server_url, durable=durable),
         settings=SETTINGS,

@@ -33,9 +33,9 @@ def test_rows_requeued(rig: Rig) -> None:
     for task, losses in zip(ids[:3], "010", strict=True):
         assert after[f"task:{task}"] == {**before[f"task:{task}"], "attempt": "1", "batch": "3", "losses": losses}
     assert after.keys() == {
-        *("network", "client_ids", "client:c1", "queued_tasks", "agent_ids", "bell"),
+        *("network", "client_ids", "client:c1", "queued_tasks", "agent_ids"),
         *(f"task:{task}" for task in ids),
-    }, "the worker is off all lists; the token in the bell is from the push"
+    }, "the worker is off all lists"
 
 
 def test_row_failed(rig: Rig) -> None:
@@ -97,12 +97,52 @@ def test_a_worker_that_held_nothing(rig: Rig) -> None:
 def test_it_rings(rig: Rig) -> None:
     """What goes back may be the only work for workers that sleep; one that is lost is not rung for."""
     client, agent = rig.client(), rig.agent()
-    workers = [rig.worker(f"w{n}") for n in range(3)]
-    client.push(9)
-    workers[0].claim(3)
-    rig.redis.delete(rig.keys.bell)
+    workers = [rig.worker(f"w{n}") for n in range(4)]
+    client.push(2)
+    # Their share: one.
+    workers[0].claim(2)
+    workers[1].claim(2)
+    workers[2].rest()
+    workers[3].rest()
     agent.lose(workers[0])
-    assert rig.dump()["bell"] == ["1", "1"]
+    dump = rig.dump()
+    assert dump["idle_workers"] == ["w2"]
+    assert dump["worker_bell:w3"] == ["1"]
+    agent.lose(workers[2])
+    agent.lose(workers[3])
+    assert not [key for key in rig.dump() if "bell" in key or key == "idle_workers"]
+
+
+def test_one_that_waits(rig: Rig) -> None:
+    """It is not among the idle any more: what is pushed next is not handed to the dead."""
+    client, worker = rig.client(), rig.worker()
+    worker.rest()
+    rig.agent().lose(worker)
+    assert "idle_workers" not in rig.dump()
+    assert client.push() == rig.queue()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_that_was_woken(rig: Rig, n: int) -> None:
+    """It was lost between the bell and its claim: others are woken for what it was to run, and nothing is charged."""
+    client, agent = rig.client(), rig.agent()
+    one = rig.worker("w1")
+    one.rest()
+    ids = client.push(n)
+    assert rig.dump().keys() & {"worker_bell:w1", "idle_workers"} == {"worker_bell:w1"}
+    # Nothing lies in the queue of one that was handed to it.
+    assert len(rig.queue()) == (n if n > 1 else 0)
+    two = rig.worker("w2")
+    if n == 1:
+        two.rest()
+    else:
+        rig.redis.zadd(rig.keys.idle_workers, {"w2": 1e12})
+    agent.lose(one)
+    dump = rig.dump()
+    assert dump["worker_bell:w2"] == ["1"]
+    assert "worker_bell:w1" not in dump
+    assert rig.queue() == ids
+    assert {dump[f"task:{task}"].get("losses", "0") for task in ids} == {"0"}
 
 
 def test_loser(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from rush_executor._ledger.agent import break_network
 from rush_executor._ledger.client import OpenedNetwork
+from rush_executor._ledger.connection import NetworkGone
 from tests.integration.rig import EPOCH, LEASE_MS, Rig
 
 # A network with one client that has done nothing yet.
@@ -81,8 +82,24 @@ def test_a_leftover_gets_a_new_epoch(rig: Rig) -> None:
     client = rig.client("c1", is_open=False)
     assert client.open(epoch="epoch-2", initializer=b"init").epoch == "epoch-2"
     dump = rig.dump()
-    dump.pop("bell", None)
     assert dump == {**FRESH, "network": {"epoch": "epoch-2", "creator": "c1", "initializer": "init"}}
+    client.leave()
+
+
+def test_who_waits_in_a_leftover(rig: Rig) -> None:
+    """Is told of its end, and gets nothing of the network that comes in its place."""
+    dead, worker = rig.client("dead"), rig.worker()
+    worker.rest()
+    rig.redis.delete(rig.keys.client("dead"))
+    rig.forget(dead)
+    client = rig.client("c1", is_open=False)
+    client.open(epoch="epoch-2")
+    dump = rig.dump()
+    assert "idle_workers" not in dump
+    assert dump["worker_bell:w1"] == ["1"]
+    assert client.push() == rig.queue()
+    with pytest.raises(NetworkGone):
+        worker.ledger.exchange([], limit=1, wait=True)
     client.leave()
 
 
@@ -132,7 +149,6 @@ def test_retire_of_one(rig: Rig) -> None:
     client.leave()
     rig.forget(client)
     after = rig.dump()
-    after.pop("bell", None)
     assert after == {
         **{key: value for key, value in before.items() if key != "client:c1"},
         "client_ids": {"c2"},
@@ -141,16 +157,17 @@ def test_retire_of_one(rig: Rig) -> None:
 
 
 def test_the_last_one_takes_the_network_with_it(rig: Rig) -> None:
-    """Queued tasks, large payloads and bells of a network without clients are of no interest to anybody."""
+    """Queued tasks and large payloads of a network without clients are of no interest; who waits is told of its end."""
     client = rig.client()
     client.push(3)
     client.send([task._replace(payload=b"large", blob_id="b1") for task in client.tasks(1)])
-    rig.worker()
-    client.push(1)
-    assert "bell" in rig.dump()
+    worker = rig.worker()
+    rig.redis.zadd(rig.keys.idle_workers, {"w1": 1e12})
     client.leave()
     rig.forget(client)
-    assert rig.dump().keys() == {"worker_ids", "worker:w1", "agent_workers:a1", "agent_ids"}
+    assert rig.dump().keys() == {"worker_ids", "worker:w1", "worker_bell:w1", "agent_workers:a1", "agent_ids"}
+    with pytest.raises(NetworkGone):
+        worker.ledger.exchange([], limit=1, wait=True)
 
 
 def test_retire_sent_twice(rig: Rig) -> None:

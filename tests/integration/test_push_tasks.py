@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from rush_executor._config import HIGHEST_PRIORITY
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone
 from rush_executor._ledger.tasks import TaskLedger
+from rush_executor._ledger.worker import Outcome
+from rush_executor._protocol.records import ATTEMPTS_PER_PUSH, Claim, TaskOptions
 from tests.integration.rig import EPOCH, LEASE_MS, Rig
 
 # Submissions fill the lower 40 bits of a rank.
@@ -30,7 +34,6 @@ def test_row(rig: Rig) -> None:
         "task:c1-1": {**task, "rank": str(low), "max_retries": "2"},
         "task:c1-2": {**task, "rank": str(high), "max_retries": "0"},
         "queued_tasks": [("c1-2", high), ("c1-1", low)],
-        "bell": ["1"],
     }
 
 
@@ -149,22 +152,111 @@ def test_an_older_batch_after_a_newer_one(rig: Rig) -> None:
     assert rig.dump() == before
 
 
-def test_the_bell_has_a_token_for_each_task_but_not_more_than_workers(rig: Rig) -> None:
-    """No token without a worker, one for each task up to the number of workers, no matter how many batches."""
+def test_it_rings(rig: Rig) -> None:
+    """As many of those that wait as there are tasks, no matter in how many batches."""
     client = rig.client()
-    client.push(5)
-    assert "bell" not in rig.dump()
-    for number in range(3):
-        rig.worker(f"w{number}")
-    client.push(1)
-    assert rig.dump()["bell"] == ["1"]
-    client.push(1)
-    assert rig.dump()["bell"] == ["1"], "the first token still lies there: no worker is asleep"
+    workers = [rig.worker(f"w{number}") for number in range(5)]
+    for worker in workers:
+        worker.rest()
     client.push(2)
-    assert rig.dump()["bell"] == ["1"] * 2
+    dump = rig.dump()
+    woken = {key for key in dump if key.startswith("worker_bell:")}
+    assert woken == {"worker_bell:w3", "worker_bell:w4"}, "those that began to wait last"
+    assert dump["idle_workers"] == ["w0", "w1", "w2"]
+    assert all(dump[key] == ["1"] for key in woken)
     client.push(400)
     client.push(400)
-    assert rig.dump()["bell"] == ["1"] * 3
+    dump = rig.dump()
+    assert [dump[f"worker_bell:{worker.id}"] for worker in workers] == [["1"]] * 5, "nobody is woken twice"
+    assert "idle_workers" not in dump
+
+
+@pytest.mark.parametrize("options", [TaskOptions(2, 0), TaskOptions(0, 3, 2.5)], ids=["usual", "unusual"])
+@pytest.mark.parametrize("blob_id", ["", "b1"])
+@pytest.mark.parametrize("payload", [b"call", b"\n\0\n"])
+def test_one_by_itself_is_handed_over(rig: Rig, options: TaskOptions, blob_id: str, payload: bytes) -> None:
+    """- push -> queued claim -> running: the worker that waits has it, as by a claim, and needs none."""
+    client, worker, other = rig.client(), rig.worker(), rig.worker("w2")
+    new = [task._replace(options=options, payload=payload, blob_id=blob_id) for task in client.tasks(2)]
+    client.send(new[:1])
+    claimed = other.claim()
+    by_claim = rig.dump()[f"task:{new[0].task_id}"]
+    worker.rest()
+    client.send(new[1:])
+    dump = rig.dump()
+    by_push = dump[f"task:{new[1].task_id}"]
+    assert by_claim.keys() == by_push.keys()
+    differ = {name for name in by_push if by_push[name] != by_claim[name]}
+    assert differ <= {"worker", "rank", "started_at"}
+    assert abs(float(by_push["started_at"]) - rig.now()) < 60
+    assert dump["running_tasks:w1"] == {new[1].task_id}
+    assert dump.keys().isdisjoint({"queued_tasks", "idle_workers"})
+    n_sent = len(worker.channel.sent)
+    [claim] = worker.ledger.exchange([], limit=1, wait=True, rests=True).claims
+    assert claim == claimed[0]._replace(task_id=new[1].task_id)
+    assert len(worker.channel.sent) == n_sent + 1
+
+
+def test_a_task_that_is_handed_over_goes_by_the_bell_alone(rig: Rig) -> None:
+    """Behind outcomes that are handed in, the wait is one packet and its answer the task: no claim is sent."""
+    client, worker = rig.client(), rig.worker()
+    client.push()
+    claims = worker.claim()
+    for _ in range(3):
+        n_sent = len(worker.channel.sent)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(
+                worker.ledger.exchange, [Outcome(claims[0], False, b"x")], limit=1, wait=True, rests=True
+            )
+            while not rig.redis.info("clients")["blocked_clients"]:
+                assert not waiting.done(), waiting.result()
+            [task] = client.push()
+            claims = waiting.result(30).claims
+        assert claims == [Claim(task, 1, b"call")]
+        assert len(worker.channel.sent) == n_sent + 1
+    assert [outcome for _, outcome in client.drain()] == [b"Fx"] * 3
+
+
+def test_a_retried_one_goes_on_with_its_attempts(rig: Rig) -> None:
+    """Handed over, a task that has failed and is pushed again has the number that it is to have."""
+    client, worker = rig.client(), rig.worker()
+    [task] = client.tasks(1)
+    client.send([task])
+    worker.finish(worker.claim(), is_failure=True)
+    client.drain()
+    worker.rest()
+    client.send([task._replace(retries=1)])
+    assert rig.dump()[f"task:{task.task_id}"]["attempt"] == str(ATTEMPTS_PER_PUSH + 1)
+    assert [claim.attempt for claim in worker.claim()] == [ATTEMPTS_PER_PUSH + 1]
+    assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_who_has_not_come_back_is_not_counted_on(rig: Rig, n: int) -> None:
+    """A worker whose wait must be over by now may be dead, or busy: nothing is handed to it, and it is not rung for."""
+    client = rig.client()
+    rig.worker("w1").rest()
+    rig.worker("w2").rest()
+    rig.redis.zadd(rig.keys.idle_workers, {"w1": rig.now() - 0.001})
+    client.push(n)
+    dump = rig.dump()
+    assert ("worker_bell:w2" in dump, "worker_bell:w1" in dump) == (True, False)
+    assert len(rig.queue()) == (n if n > 1 else 0)
+    ids = client.push(1)
+    dump = rig.dump()
+    assert rig.queue()[-1:] == ids
+    assert "worker_bell:w1" not in dump
+
+
+def test_handed_over_sent_twice(rig: Rig) -> None:
+    """The second changes nothing, even if another worker waits by now."""
+    client, worker = rig.client(), rig.worker()
+    worker.rest()
+    client.push()
+    rig.worker("w2").rest()
+    before = rig.dump()
+    rig.send_again(client.up_channel.sent[-1])
+    assert rig.dump() == before
 
 
 def test_a_network_of_another_name_is_not_touched(rig: Rig) -> None:

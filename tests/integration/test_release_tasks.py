@@ -36,14 +36,17 @@ def test_a_priority_is_kept(rig: Rig) -> None:
 
 def test_it_rings(rig: Rig) -> None:
     """What goes back may be the only work for a worker that sleeps."""
-    client, one, _ = rig.client(), rig.worker("w1"), rig.worker("w2")
-    client.push(3)
+    client, one = rig.client(), rig.worker("w1")
+    client.push(2)
     claims = one.claim(2)
-    rig.redis.delete(rig.keys.bell)
+    two, three = rig.worker("w2"), rig.worker("w3")
+    two.rest()
     one.ledger.release(claims[:1])
-    assert rig.dump()["bell"] == ["1"]
+    assert rig.dump()["worker_bell:w2"] == ["1"]
+    rig.redis.zadd(rig.keys.idle_workers, {three.id: 1e12})
     one.ledger.release(claims[1:])
-    assert rig.dump()["bell"] == ["1"]
+    dump = rig.dump()
+    assert (dump["worker_bell:w2"], dump["worker_bell:w3"]) == (["1"], ["1"])
 
 
 def test_loser(rig: Rig) -> None:

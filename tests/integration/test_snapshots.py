@@ -21,7 +21,7 @@ from tests.integration.rig import Rig
 
 LARGE = b"x" * LARGE_PAYLOAD
 # What belongs to this life of the network, and not to its tasks.
-OWN_KEYS = ("network", "ends", "bell", "agent_ids", "agent_workers", "heartbeat")
+OWN_KEYS = ("network", "ends", "idle_workers", "agent_ids", "agent_workers", "heartbeat")
 
 
 class Twice(Channel):

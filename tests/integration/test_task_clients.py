@@ -152,4 +152,4 @@ def test_the_agent_is_lost_with_both(rig: Rig) -> None:
     assert rig.worker("w3", agent_id="a2").claim() == []
     rig.agent("a2").leave()
     rig.forget(rig.agent("a2"))
-    assert rig.dump().keys() <= {"network", "client_ids", "client:c1", "bell"}
+    assert rig.dump().keys() <= {"network", "client_ids", "client:c1"}

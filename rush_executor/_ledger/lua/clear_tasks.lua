@@ -1,6 +1,6 @@
 -- Purpose: a network forgets its tasks; its workers stay, and what they are to run.
 -- KEYS: 1 network, 2 all_tasks, 3 cleared_tasks, 4 queued_tasks, 5 finished_tasks, 6 failed_tasks, 7 ends, 8 worker_ids
--- ARGV: 1 name of this clearing, 2-5 prefixes of task:, blob:, worker_queue:, running_tasks:, 6 how long a worker may take to
+-- ARGV: 1 name of this clearing, 2-6 prefixes of task:, blob:, worker_queue:, running_tasks:, worker_bell:, 7 how long a worker may take to
 --       learn that its task is gone (milliseconds)
 -- Returns: {1, blobs that were deleted}; {0} when the records of an earlier clearing are still to be deleted, and then nothing was changed
 -- Row: none: from here on there are no such tasks. Their records are deleted by delete_tasks.
@@ -27,9 +27,13 @@ for _, worker in ipairs(redis.call('SMEMBERS', KEYS[8])) do
     drop(key, ARGV[3], blob)
     reply[#reply + 1] = blob or nil
     redis.call('HSET', key, 'state', 'cleared')
-    redis.call('PEXPIRE', key, ARGV[6])
+    redis.call('PEXPIRE', key, ARGV[7])
   end
   redis.call('UNLINK', running, ARGV[4] .. worker)
+  if redis.call('DEL', ARGV[6] .. worker) == 1 then
+    -- What lay there may have been one of the tasks; it was woken, and is to look for others.
+    redis.call('RPUSH', ARGV[6] .. worker, '1')
+  end
 end
 tell_ends(KEYS[7])
 return reply

@@ -1,7 +1,8 @@
 -- Purpose: make tasks that the network keeps, in any state.
--- KEYS: 1 network, 2 all_tasks, 3 queued_tasks, 4 bell, 5 worker_ids, 6 finished_tasks, 7 failed_tasks, 8 ends,
+-- KEYS: 1 network, 2 all_tasks, 3 queued_tasks, 4 idle_workers, 5 worker_ids, 6 finished_tasks, 7 failed_tasks, 8 ends,
 --       9 running_tasks:<worker>
--- ARGV: 1 epoch, 2 state, 3 worker id ('' for none), 4-7 prefixes of task:, blob:, worker_queue:, worker_bell:,
+-- ARGV: 1 epoch, 2 state, 3 worker id ('' for none), 4-8 prefixes of task:, blob:, worker_queue:, worker_bell:,
+--       running_tasks:,
 --       then for each task: id, payload, '' or what is unusual: how many fields and values of the record follow, priority,
 --       blob ids (a comma behind each) and the worker for which it is queued, with blanks between; then those fields and
 --       values
@@ -10,7 +11,8 @@
 -- Loser: NETWORKGONE when the network is not the one that the caller knows; WORKERGONE when a worker that has been taken
 --   for lost makes running tasks: nobody would ever end them.
 -- Sent twice: the record of the first task is there already, and so are the others: a script runs as a whole.
--- A task for a worker that is not there (any more) is queued for all.
+-- A task for a worker that is not there (any more) is queued for all. One by itself, of which nothing is unusual, is handed to
+-- a worker that waits.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return redis.error_reply('NETWORKGONE the network is not the one that was joined here')
 end
@@ -31,9 +33,9 @@ local function keep_blobs(blobs)
     redis.call('PERSIST', ARGV[5] .. blob)
   end
 end
-if ARGV[8] and redis.call('EXISTS', ARGV[4] .. ARGV[8]) == 1 then
+if ARGV[9] and redis.call('EXISTS', ARGV[4] .. ARGV[9]) == 1 then
   -- Blobs that were sent again have a TTL again.
-  local at = 8
+  local at = 9
   while at <= last do
     local n, _, blobs = options(at)
     keep_blobs(blobs)
@@ -47,8 +49,8 @@ if state == 'queued' then
   -- More than are needed, but none twice.
   sequence = redis.call('HINCRBY', KEYS[1], 'sequence', last) - last
 end
-local made, ranked, n_for = {}, {}, {}
-local n_made, at = 0, 8
+local made, ranked, is_for = {}, {}, {}
+local n_made, at = 0, 9
 while at <= last do
   local id, payload = ARGV[at], ARGV[at + 1]
   local key = ARGV[4] .. id
@@ -61,7 +63,7 @@ while at <= last do
     redis.call('HSET', key, 'state', state, 'rank', rank, 'pushed_at', time, 'payload', payload, unpack(ARGV, from, to))
     if target ~= '' and redis.call('SISMEMBER', KEYS[5], target) == 1 then
       redis.call('ZADD', ARGV[6] .. target, rank, id)
-      n_for[target] = (n_for[target] or 0) + 1
+      is_for[target] = true
     else
       ranked[#ranked + 1] = rank
       ranked[#ranked + 1] = id
@@ -80,12 +82,17 @@ if #made == 0 then
 end
 redis.call('RPUSH', KEYS[2], unpack(made))
 if state == 'queued' then
+  if last == 11 and ARGV[11] == '' and hand(ARGV[1], KEYS[4], ARGV[7], ARGV[8], ARGV[4] .. ARGV[9], ARGV[9], ARGV[10], '', limits()) then
+    return 1
+  end
+  for target in pairs(is_for) do
+    if redis.call('ZREM', KEYS[4], target) == 1 then
+      redis.call('RPUSH', ARGV[7] .. target, '1')
+    end
+  end
   if #ranked > 0 then
     redis.call('ZADD', KEYS[3], unpack(ranked))
-    ring(KEYS[4], KEYS[5], #ranked / 2)
-  end
-  for target in pairs(n_for) do
-    ring(ARGV[7] .. target, KEYS[5], 1)
+    ring(KEYS[4], ARGV[7], #ranked / 2)
   end
 elseif state == 'running' then
   redis.call('SADD', KEYS[9], unpack(made))

@@ -1,6 +1,8 @@
 -- Purpose: a worker hands in the outcomes of tasks.
--- KEYS: 1 running_tasks:<worker>, 2 network
--- ARGV: 1 worker id, 2-5 prefixes of task:, client:, inbox:, blob:,
+-- KEYS: 1 running_tasks:<worker>, 2 network; of a worker that waits then
+--       3 worker_ids, 4 idle_workers, 5 worker_bell:<worker>, 6 queued_tasks
+-- ARGV: 1 worker id, 2 epoch, 3-6 prefixes of task:, client:, inbox:, blob:, 7-8 of one that waits: how many
+--       tasks to claim at most, and for how many seconds it waits, else '',
 --       then for each task: id, attempt, outcome (a tag byte and a body, or the id of a blob that has a TTL)
 -- Returns: the ids that were refused
 -- Row: running finish -> finished, running fail -> failed (the outcome's first byte says which).
@@ -14,12 +16,12 @@ local refused = {}
 local accepted = {}
 local inboxes = {}
 local n_failed = 0
-for at = 6, #ARGV, 3 do
+for at = 9, #ARGV, 3 do
   local id = ARGV[at]
-  local key = ARGV[2] .. id
+  local key = ARGV[3] .. id
   local task = redis.call('HMGET', key, 'worker', 'attempt', 'client', 'blob', 'losses')
   if task[1] == ARGV[1] and task[2] == ARGV[at + 1] then
-    drop(key, ARGV[5], task[4])
+    drop(key, ARGV[6], task[4])
     accepted[#accepted + 1] = id
     local inbox = inboxes[task[3]]
     if not inbox then
@@ -45,11 +47,11 @@ if #accepted > 0 then
 end
 count_failed(KEYS[2], n_failed)
 for client, outcomes in pairs(inboxes) do
-  local lease = deliver(ARGV[3] .. client, ARGV[4] .. client, outcomes)
+  local lease = deliver(ARGV[4] .. client, ARGV[5] .. client, outcomes)
   for at = 2, #outcomes, 2 do
     local tag = string.sub(outcomes[at], 1, 1)
     if tag == 'f' or tag == 'e' then
-      local blob = ARGV[5] .. string.sub(outcomes[at], 2)
+      local blob = ARGV[6] .. string.sub(outcomes[at], 2)
       if lease then
         redis.call('PEXPIRE', blob, lease)
       else
@@ -57,5 +59,8 @@ for client, outcomes in pairs(inboxes) do
       end
     end
   end
+end
+if KEYS[3] then
+  rest(ARGV[1], ARGV[2], ARGV[7], ARGV[8], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[1], KEYS[6], nil, ARGV[3], ARGV[4], ARGV[6])
 end
 return refused

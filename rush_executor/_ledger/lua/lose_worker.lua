@@ -1,5 +1,5 @@
 -- Purpose: a worker has ended, well or badly: put right what it held.
--- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 bell,
+-- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 idle_workers,
 --       7 heartbeat:<agent>, 8 network, 9 failed_tasks, 10 ends, 11 worker_queue:<worker>, 12 worker_bell:<worker>,
 --       13 terminated_, killed_ or lost_worker_ids, 14 client_ids
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
@@ -7,7 +7,7 @@
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
 --       10 terminated, killed or lost, or starting: it is started again at once, 11 the same in words,
---       12-15 prefixes of functions:, running_tasks:, worker:, kills:, 16 how long a wish to end a task is kept, in ms
+--       12-16 prefixes of functions:, running_tasks:, worker:, kills:, worker_bell:, 17 how long a wish to end a task is kept, in ms
 -- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
 --   {-1, -1, 0} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
@@ -33,6 +33,7 @@ redis.call('DEL', KEYS[1], KEYS[12])
 if own_client then
   forget_client(KEYS[14], own_client, ARGV[6] .. own_client, ARGV[7] .. own_client, ARGV[12] .. own_client, ARGV[8], durable)
 end
+redis.call('ZREM', KEYS[6], ARGV[1])
 local was_there = redis.call('SREM', KEYS[4], ARGV[1]) + redis.call('SREM', KEYS[3], ARGV[1]) > 0
 local time
 if not keeps or ARGV[10] == 'starting' then
@@ -83,9 +84,6 @@ if keeps then
     redis.call('ZADD', KEYS[5], own[i + 1], own[i])
   end
   redis.call('DEL', KEYS[11])
-  if #own > 0 then
-    ring(KEYS[6], KEYS[3], #own / 2)
-  end
 end
 if failed > 0 and (keeps or durable) then
   tell_ends(KEYS[10])
@@ -94,13 +92,17 @@ else
 end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))
-  ring(KEYS[6], KEYS[3], #ranked / 2)
+end
+-- Also where this worker held nothing: it may have been woken for what is queued.
+local n_queued = redis.call('ZCARD', KEYS[5])
+if n_queued > 0 then
+  ring(KEYS[6], ARGV[16], n_queued)
 end
 if own_client then
   for _, worker in ipairs(redis.call('SMEMBERS', KEYS[3])) do
     for _, id in ipairs(redis.call('SMEMBERS', ARGV[13] .. worker)) do
       if string.sub(id, 1, #own_client + 1) == own_client .. '-' then
-        want_end(ARGV[14] .. worker, ARGV[15], id, ARGV[16])
+        want_end(ARGV[14] .. worker, ARGV[15], id, ARGV[17])
       end
     end
   end

@@ -1,5 +1,5 @@
--- What several transitions share. The loader puts in front of a script those of these functions that it calls; none of them
--- calls another.
+-- What several transitions share. The loader puts in front of a script those of these functions that it calls, and those that
+-- they call, which stand above them.
 
 -- deliver: append outcomes (id, outcome, id, outcome, ...) to a client's inbox, which wakes the client.
 --   They are fields of one entry, but for as much as a client should have to read at once.
@@ -101,19 +101,173 @@ local function clear_stale(client_ids, client_prefix, inbox_prefix, functions_pr
   end
 end
 
--- ring: see to it that a token lies in the bell for each of n tasks, but (of more than one) for no more tasks than there
--- are workers.
-local function ring(bell, worker_ids, n)
-  local missing = (n > 1 and math.min(n, redis.call('SCARD', worker_ids)) or n) - redis.call('LLEN', bell)
-  for _ = 1, missing do
-    redis.call('RPUSH', bell, '1')
-  end
-end
-
 -- now: the server's clock, in seconds.
 local function now()
   local time = redis.call('TIME')
   return string.format('%s.%06d', time[1], time[2])
+end
+
+-- idle: a worker waits at its bell, for so many seconds at most: who has not come back by then is not counted on.
+local function idle(idle_workers, worker, seconds)
+  redis.call('ZADD', idle_workers, string.format('%.6f', now() + seconds), worker)
+end
+
+-- ring: tasks were queued: wake as many workers, of those that wait. The one that began last is the first: a caller that waits
+-- for each task keeps to one worker, whose caches are warm.
+local function ring(idle_workers, bell_prefix, n)
+  local woken = redis.call('ZPOPMAX', idle_workers, n)
+  local time = #woken > 0 and tonumber(now())
+  for i = 1, #woken, 2 do
+    if tonumber(woken[i + 1]) > time then
+      redis.call('RPUSH', bell_prefix .. woken[i], '1')
+    end
+  end
+end
+
+-- limits: what a worker is told of a task beside the call. A task that the network keeps may be without max_retries: its
+-- worker's loss while it runs is its end, but it may be run again when its worker was lost after it, before the outcome was
+-- told. That is no 0, which says: at most once.
+local function limits(max_retries, timeout)
+  local most = max_retries or '-1'
+  return timeout and timeout ~= '' and most .. ' ' .. timeout or most
+end
+
+-- claim: a worker takes tasks to run them: of its own queue, which is nobody else's, or its fair share of the queue of all.
+--   A task whose client is gone is dropped, not run. Had it been woken for the queue of all, and took of its own, another one
+--   is woken.
+--   Returns {how many are still queued, then for each task: id, attempt, payload, blob id, max_retries and, where there is
+--   one, a blank and the time limit in seconds}.
+local function claim(worker, limit, n_known, durable, running_tasks, queued_tasks, worker_ids, idle_workers, bell, worker_queue,
+    task_prefix, client_prefix, blob_prefix)
+  local popped = worker_queue and redis.call('ZPOPMIN', worker_queue, limit) or {}
+  local queued
+  if #popped > 0 then
+    local for_all = redis.call('ZCARD', queued_tasks)
+    queued = #popped / 2 + redis.call('ZCARD', worker_queue) + for_all
+    if for_all > 0 then
+      ring(idle_workers, string.sub(bell, 1, -#worker - 1), 1)
+    end
+  else
+    queued = redis.call('ZCARD', queued_tasks)
+    if queued == 0 then
+      return {0}
+    end
+    local share = limit > 1 and math.ceil(queued / redis.call('SCARD', worker_ids)) or 1
+    popped = redis.call('ZPOPMIN', queued_tasks, math.min(limit, share))
+  end
+  local time = now()
+  local batch = #popped / 2
+  local is_there = client_check(client_prefix, durable)
+  local reply, claimed = {queued - batch}, {}
+  for i = 1, #popped, 2 do
+    local id = popped[i]
+    local key = task_prefix .. id
+    local task = redis.call('HMGET', key, 'client', 'payload', 'attempt', 'blob', 'max_retries', 'timeout')
+    if task[2] then
+      if is_there(task[1]) then
+        local attempt = tonumber(task[3] or '0') + 1
+        -- How many the worker holds then: one that is held alone is as good as started (`cancel_tasks.lua`).
+        redis.call('HSET', key, 'state', 'running', 'worker', worker, 'attempt', attempt, 'batch', batch + n_known,
+          'started_at', time)
+        local at = #reply
+        reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, task[2]
+        reply[at + 4], reply[at + 5] = task[4] or '', limits(task[5], task[6])
+        claimed[#claimed + 1] = id
+      else
+        drop(key, blob_prefix, task[4])
+      end
+    end
+  end
+  if #claimed > 0 then
+    redis.call('SADD', running_tasks, unpack(claimed))
+  end
+  return reply
+end
+
+-- token: what lies in a bell, of what a claim has given: epoch and how many are still queued; then for each task id, attempt, blob
+-- id, limits and the length of the payload; tabs between and a line feed behind; and the payload.
+local function token(epoch, claimed)
+  local parts = {epoch .. '\t' .. claimed[1] .. '\n'}
+  for at = 2, #claimed, 5 do
+    local payload = claimed[at + 2]
+    parts[#parts + 1] = table.concat(
+      {claimed[at], claimed[at + 1], claimed[at + 3], claimed[at + 4], #payload .. '\n' .. payload}, '\t')
+  end
+  return table.concat(parts)
+end
+
+-- hand: a task that was made just now goes straight to a worker that waits, if there is one: it is running, and lies in that
+-- worker's bell. Should it not be seen there, the worker's next claim gives it, as it gives all that it holds.
+--   Returns whether there was one; if not, the task has to be queued.
+local function hand(epoch, idle_workers, bell_prefix, running_prefix, key, id, payload, blob, limits)
+  local woken = redis.call('ZPOPMAX', idle_workers)
+  local worker, time = woken[1], now()
+  if not worker or tonumber(woken[2]) <= tonumber(time) then
+    return false
+  end
+  local attempt = redis.call('HINCRBY', key, 'attempt', 1)
+  redis.call('HSET', key, 'state', 'running', 'worker', worker, 'batch', 1, 'started_at', time)
+  redis.call('SADD', running_prefix .. worker, id)
+  redis.call('RPUSH', bell_prefix .. worker, token(epoch, {0, id, attempt, payload, blob, limits}))
+  return true
+end
+
+-- rest: a worker that has handed in all that it had is about to wait at its bell. If there is something for it, it claims,
+-- and finds that in the bell at once. Not a worker that has been taken for lost, or is of a network that was here before:
+-- it learns that at its next claim.
+local function rest(worker, epoch, limit, seconds, network, worker_ids, idle_workers, bell, running_tasks, queued_tasks, worker_queue,
+    task_prefix, client_prefix, blob_prefix)
+  local found = redis.call('HMGET', network, 'epoch', 'durable')
+  if found[1] ~= epoch or redis.call('SISMEMBER', worker_ids, worker) == 0 then
+    return
+  end
+  local there = redis.call('EXISTS', queued_tasks, running_tasks, worker_queue or queued_tasks)
+  if there == 0 then
+    idle(idle_workers, worker, seconds)
+  elseif redis.call('EXISTS', running_tasks) == 1 then
+    -- It holds what it does not know of, as a reply was lost.
+    redis.call('RPUSH', bell, '1')
+  else
+    redis.call('ZREM', idle_workers, worker)
+    local claimed = claim(worker, tonumber(limit), 0, found[2], running_tasks, queued_tasks, worker_ids, idle_workers, bell,
+      worker_queue, task_prefix, client_prefix, blob_prefix)
+    if #claimed == 1 and claimed[1] == 0 then
+      -- It was all of clients that are gone.
+      idle(idle_workers, worker, seconds)
+    else
+      redis.call('RPUSH', bell, token(epoch, claimed))
+    end
+  end
+end
+
+-- put_back: what a worker has not begun (id, attempt or false for any, ...) goes back, to the place in the queue that it had; what
+-- nobody wants any more is dropped. Returns how many went back.
+local function put_back(worker, held, durable, running_tasks, queued_tasks, idle_workers, task_prefix, client_prefix, blob_prefix,
+    bell_prefix)
+  local is_there = client_check(client_prefix, durable)
+  local ranked = {}
+  for at = 1, #held, 2 do
+    local id = held[at]
+    local key = task_prefix .. id
+    local task = redis.call('HMGET', key, 'worker', 'attempt', 'rank', 'client', 'blob', 'state')
+    if task[1] == worker and task[6] == 'running' and (not held[at + 1] or task[2] == held[at + 1]) then
+      -- First what makes room: a full server refuses a script only as long as it has changed nothing.
+      redis.call('SREM', running_tasks, id)
+      if is_there(task[4]) then
+        redis.call('HSET', key, 'state', 'queued')
+        redis.call('HDEL', key, 'worker', 'started_at')
+        ranked[#ranked + 1] = task[3]
+        ranked[#ranked + 1] = id
+      else
+        drop(key, blob_prefix, task[5])
+      end
+    end
+  end
+  if #ranked > 0 then
+    redis.call('ZADD', queued_tasks, unpack(ranked))
+    ring(idle_workers, bell_prefix, #ranked / 2)
+  end
+  return #ranked / 2
 end
 
 -- made_at: which creation of a network, and which clearing of it, what was read now is of: who remembers what it has read

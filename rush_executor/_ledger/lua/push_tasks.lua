@@ -1,10 +1,10 @@
--- Purpose: put a batch of tasks into the queue.
--- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 bell, 5 worker_ids; where the network is durable
---       6 all_tasks, 7 failed_tasks, 8 finished_tasks
--- ARGV: 1 epoch, 2 client id, 3 number of the batch, 4 prefix of task:, 5 prefix of blob:,
+-- Purpose: put a batch of tasks into the queue; one by itself is handed to a worker that waits.
+-- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 idle_workers; where the network is durable
+--       5 all_tasks, 6 failed_tasks, 7 finished_tasks
+-- ARGV: 1 epoch, 2 client id, 3-6 prefixes of task:, blob:, worker_bell:, running_tasks:, 7 number of the batch,
 --       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)
--- Row: - push -> queued.
+-- Row: - push -> queued, and at once queued claim -> running where a worker waits.
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
 -- Sent twice: batches of a client are numbered and come in order, so a number that has been seen is answered with 0,
 -- even if its tasks have been run and delivered since. A client that starts again in the middle of a push writes the
@@ -19,15 +19,15 @@ local pushed = redis.call('HGET', KEYS[2], 'pushed')
 if not pushed and not network[2] then
   return redis.error_reply('NETWORKGONE the record of this client is gone')
 end
-local n = (#ARGV - 5) / 6
-if not pushed or tonumber(ARGV[3]) <= tonumber(pushed) then
-  for at = 5, #ARGV - 1, 6 do
+local n = (#ARGV - 7) / 6
+if not pushed or tonumber(ARGV[7]) <= tonumber(pushed) then
+  for at = 7, #ARGV - 1, 6 do
     local blob = ARGV[at + 6]
     if blob ~= '' then
-      if redis.call('HGET', ARGV[4] .. ARGV[at + 1], 'blob') == blob then
-        redis.call('PERSIST', ARGV[5] .. blob)
+      if redis.call('HGET', ARGV[3] .. ARGV[at + 1], 'blob') == blob then
+        redis.call('PERSIST', ARGV[4] .. blob)
       else
-        redis.call('UNLINK', ARGV[5] .. blob)
+        redis.call('UNLINK', ARGV[4] .. blob)
       end
     end
   end
@@ -37,49 +37,56 @@ local sequence = redis.call('HINCRBY', KEYS[1], 'sequence', n) - n
 local ranked, made = {}, {}
 local time = network[2] and now()
 for i = 1, n do
-  local at = 6 * i - 1
+  local at = 6 * i + 1
   local id, timeout, blob = ARGV[at + 1], ARGV[at + 5], ARGV[at + 6]
   local rank = string.format('%.0f', sequence + i - tonumber(ARGV[at + 3]) * 1099511627776)
   if time then
     -- One that is retried is there already, and has ended: as its client sees it by a failure, for the ledger perhaps
     -- finished, as is a chunk of calls one of which has raised.
-    local outcome = redis.call('HGET', ARGV[4] .. id, 'outcome')
+    local outcome = redis.call('HGET', ARGV[3] .. id, 'outcome')
     if outcome then
       local tag = string.sub(outcome, 1, 1)
       if tag == 'e' or tag == 'f' then
-        redis.call('UNLINK', ARGV[5] .. string.sub(outcome, 2))
+        redis.call('UNLINK', ARGV[4] .. string.sub(outcome, 2))
       end
       if tag == 'F' or tag == 'f' then
         -- Who reads that list by index begins anew.
-        redis.call('LREM', KEYS[8], -1, id)
-        redis.call('HSET', KEYS[1], 'cleared', ARGV[2] .. '/' .. ARGV[3])
+        redis.call('LREM', KEYS[7], -1, id)
+        redis.call('HSET', KEYS[1], 'cleared', ARGV[2] .. '/' .. ARGV[7])
       else
-        redis.call('SREM', KEYS[7], id)
+        redis.call('SREM', KEYS[6], id)
       end
-      redis.call('HDEL', ARGV[4] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
+      redis.call('HDEL', ARGV[3] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
     else
       made[#made + 1] = id
     end
-    redis.call('HSET', ARGV[4] .. id, 'pushed_at', time)
+    redis.call('HSET', ARGV[3] .. id, 'pushed_at', time)
   end
   if blob == '' then
-    redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
+    redis.call('HSET', ARGV[3] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
       'rank', rank, 'max_retries', ARGV[at + 4])
   else
-    redis.call('HSET', ARGV[4] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
+    redis.call('HSET', ARGV[3] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
       'rank', rank, 'max_retries', ARGV[at + 4], 'blob', blob)
-    redis.call('PERSIST', ARGV[5] .. blob)
+    redis.call('PERSIST', ARGV[4] .. blob)
   end
   if timeout ~= '' then
-    redis.call('HSET', ARGV[4] .. id, 'timeout', timeout)
+    redis.call('HSET', ARGV[3] .. id, 'timeout', timeout)
   end
   ranked[2 * i - 1] = rank
   ranked[2 * i] = id
 end
-redis.call('ZADD', KEYS[3], unpack(ranked))
 if #made > 0 then
-  redis.call('RPUSH', KEYS[6], unpack(made))
+  redis.call('RPUSH', KEYS[5], unpack(made))
 end
-redis.call('HSET', KEYS[2], 'pushed', ARGV[3])
-ring(KEYS[4], KEYS[5], n)
+redis.call('HSET', KEYS[2], 'pushed', ARGV[7])
+if n > 1 then
+  redis.call('ZADD', KEYS[3], unpack(ranked))
+  ring(KEYS[4], ARGV[5], n)
+else
+  local id = ARGV[8]
+  if not hand(ARGV[1], KEYS[4], ARGV[5], ARGV[6], ARGV[3] .. id, id, ARGV[9], ARGV[13], limits(ARGV[11], ARGV[12])) then
+    redis.call('ZADD', KEYS[3], unpack(ranked))
+  end
+end
 return n

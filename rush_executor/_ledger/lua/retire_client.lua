@@ -1,8 +1,8 @@
 -- Purpose: a client leaves, or is found dead; the last one takes the network with it.
 -- KEYS: 1 network, 2 client_ids, 3 client:<client>, 4 inbox:<client>, 5 functions:<client>, 6 queued_tasks,
---       7 bell
+--       7 idle_workers
 -- ARGV: 1 client id, 2 prefix of task:, 3 prefix of blob:, 4 how many queued tasks to delete at most in this call,
---       5-7 prefixes of client:, inbox:, functions:
+--       5-8 prefixes of client:, inbox:, functions:, worker_bell:
 -- Returns: how many queued tasks of nobody are left: send again until it is 0
 -- Row: none: tasks of a client that is gone are of no interest to anybody, claim drops those that it meets.
 -- Sent twice: deleting what is gone changes nothing.
@@ -21,6 +21,8 @@ for i = 1, #popped, 2 do
 end
 local left = redis.call('ZCARD', KEYS[6])
 if left == 0 then
-  redis.call('DEL', KEYS[1], KEYS[7])
+  redis.call('DEL', KEYS[1])
+  -- So that they learn of it.
+  ring(KEYS[7], ARGV[8], redis.call('ZCARD', KEYS[7]))
 end
 return left

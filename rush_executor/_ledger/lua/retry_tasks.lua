@@ -1,13 +1,13 @@
 -- Purpose: failed tasks that the network keeps are queued again.
--- KEYS: 1 queued_tasks, 2 bell, 3 worker_ids, 4 failed_tasks
--- ARGV: 1 name of this retry, 2 '1' to disregard max_retries, 3-4 prefixes of task:, blob:, then for each task: id, new
+-- KEYS: 1 queued_tasks, 2 idle_workers, 3 failed_tasks
+-- ARGV: 1 name of this retry, 2 '1' to disregard max_retries, 3-5 prefixes of task:, blob:, worker_bell:, then for each task: id, new
 --       payload and new blob id (both '' for the old ones)
 -- Returns: the ids that were queued
 -- Row: failed retry -> queued, at the front of its priority.
 -- Loser: a task that has not failed (any more), or has no retry left, is passed over.
 -- Sent twice: a task that bears the name of this retry counts as queued.
 local ranked, queued = {}, {}
-for at = 5, #ARGV, 3 do
+for at = 6, #ARGV, 3 do
   local id = ARGV[at]
   local key = ARGV[3] .. id
   local task = redis.call('HMGET', key, 'state', 'losses', 'max_retries', 'rank', 'retry', 'outcome', 'blob')
@@ -37,7 +37,7 @@ for at = 5, #ARGV, 3 do
           redis.call('PERSIST', ARGV[4] .. blob)
         end
       end
-      redis.call('SREM', KEYS[4], id)
+      redis.call('SREM', KEYS[3], id)
       ranked[#ranked + 1] = task[4]
       ranked[#ranked + 1] = id
       queued[#queued + 1] = id
@@ -46,6 +46,6 @@ for at = 5, #ARGV, 3 do
 end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[1], unpack(ranked))
-  ring(KEYS[2], KEYS[3], #ranked / 2)
+  ring(KEYS[2], ARGV[5], #ranked / 2)
 end
 return queued
