@@ -179,10 +179,10 @@ def zombie(trial: Trial, n_faults: int) -> None:
 
 
 def _stop_at_work(trial: Trial, server: Server, agent: Agent) -> set[str]:
-    """Stops an agent and its workers while they hold tasks, and says which, as the ledger has it.
+    """Stops an agent and its workers while they run tasks, and says which they hold, as the ledger has it.
 
     What was started last tells nothing: who has just begun to look for the next task holds none, or one that it has not
-    started yet.
+    started yet. Nor does what they hold: it may have been handed to one that waited, and was stopped.
     """
     keys, held = Keys(NETWORK), set[str]()
 
@@ -198,11 +198,12 @@ def _stop_at_work(trial: Trial, server: Server, agent: Agent) -> set[str]:
                 if int(server.ask("HGET", keys.worker(worker_id.decode()), "pid") or 0) in pids:
                     tasks = server.ask("SMEMBERS", keys.running_tasks(worker_id.decode()))
                     held.update(task.decode() for task in tasks)
-        if not held:
+        is_running = not held.isdisjoint(trial.begun_by(pids))
+        if not is_running:
             agent.go_on()
-        return bool(held)
+        return is_running
 
-    trial.wait_for(is_caught, "the agent to hold a task")
+    trial.wait_for(is_caught, "the agent to run a task")
     return held
 
 

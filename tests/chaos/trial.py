@@ -318,6 +318,12 @@ class Trial:
         lines = Path(self.path + more).read_text().splitlines()
         return [Start(int(index), int(pid), float(at)) for index, pid, at in map(str.split, lines)]
 
+    def begun_by(self, pids: Collection[int]) -> set[str]:
+        """Ids of the tasks under way that these processes have started."""
+        started = {start.index for start in self.starts() if start.pid in pids}
+        with self._changed:
+            return {future.task_id for index, future in self._pending.items() if index in started}  # type: ignore[attr-defined]
+
     # What is judged.
 
     def excuse(self, *pids: int) -> None:
