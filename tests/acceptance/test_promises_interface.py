@@ -491,7 +491,7 @@ def test_seal_of_the_initializer(server_url: str, join: Any, network: str, tmp_p
 
 
 def test_seal_against_somebody_who_writes_to_the_server(
-    server_url: str, join: Any, network: str, tmp_path: Path
+    server_url: str, join: Any, network: str, tmp_path: Path, eventually: Any
 ) -> None:
     """Calls, functions and results that were put there without the secret are not unpickled, nor are exchanged ones."""
     marker = tmp_path / "boom"
@@ -506,6 +506,9 @@ def test_seal_against_somebody_who_writes_to_the_server(
         function = executor.submit(lambda: "harmless")
         answered = executor.submit(tasks.square, 4)
         failed = executor.submit(tasks.square, 5)
+        futures = (called, moved, from_here, function, answered, failed)
+        # `submit` is back when a task was sent; it comes on another connection than ours.
+        eventually(lambda: client.exists(*(keys.task(future.task_id) for future in futures)) == len(futures))
         assert client.hset(keys.task(called.task_id), "payload", forge(network, "call", called.task_id, bomb)) == 0
         client.hset(keys.task(moved.task_id), "payload", client.hget(keys.task(from_here.task_id), "payload"))
         (shelf,) = client.keys(keys.functions("*"))
