@@ -117,6 +117,9 @@ class Tape:
         self.n_replies = len(commands)
         raise _Asked
 
+    def post(self, command: bytes) -> None:
+        """A worker that breaks off its wait would withdraw; this one only waits for an answer."""
+
 
 class Worker(asyncio.Protocol):
     """A simulated worker: as lean as it can be, for a thousand of them share a processor with the server."""
