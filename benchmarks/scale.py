@@ -364,7 +364,7 @@ def measure(n_workers: int, per_agent: int, seconds: float) -> Figures:
             p50, p99 = trips(client)
             lone_s = cpu_time(server) - cpu - idle / seconds * (time.perf_counter() - began_at)
             task_us, busy = shares(client, server, n_workers)
-    # The trips went to one worker after the other.
+    # The trips are among them: all to the same worker, as a rule.
     return Figures(
         n_workers,
         -(-n_workers // per_agent),
