@@ -84,7 +84,8 @@ class WorkerLedger:
         self._channel = channel
         self._keys = keys
         self._worker_id = worker_id
-        self._epoch = epoch.encode()
+        # As far as a token of the bell tells it.
+        self._epoch = epoch[:8].encode()
         k = keys
         self._running_key = k.running_tasks(worker_id)
         self._bell = k.worker_bell(worker_id)

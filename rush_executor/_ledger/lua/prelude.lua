@@ -184,10 +184,10 @@ local function claim(worker, limit, n_known, durable, running_tasks, queued_task
   return reply
 end
 
--- token: what lies in a bell, of what a claim has given: epoch and how many are still queued; then for each task id, attempt, blob
--- id, limits and the length of the payload; tabs between and a line feed behind; and the payload.
+-- token: what lies in a bell, of what a claim has given: how the epoch begins, and how many are still queued; then for each task
+-- id, attempt, blob id, limits and the length of the payload; tabs between and a line feed behind; and the payload.
 local function token(epoch, claimed)
-  local parts = {epoch .. '\t' .. claimed[1] .. '\n'}
+  local parts = {string.sub(epoch, 1, 8) .. '\t' .. claimed[1] .. '\n'}
   for at = 2, #claimed, 5 do
     local payload = claimed[at + 2]
     parts[#parts + 1] = table.concat(
@@ -201,7 +201,8 @@ end
 --   Returns whether there was one; if not, the task has to be queued.
 local function hand(epoch, idle_workers, bell_prefix, running_prefix, key, id, payload, blob, limits)
   local woken = redis.call('ZPOPMAX', idle_workers)
-  local worker, time = woken[1], now()
+  local worker = woken[1]
+  local time = worker and now()
   if not worker or tonumber(woken[2]) <= tonumber(time) then
     return false
   end
