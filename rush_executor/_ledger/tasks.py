@@ -229,6 +229,9 @@ class TaskLedger:
             ("HSET", self._keys.network, "on_idle", "terminate") if wanted else ("HDEL", self._keys.network, "on_idle")
         )
         self._channel.call(pack(verb))
+        if wanted:
+            # Those that wait have found it empty.
+            self._wake_all()
 
     def is_terminated_on_idle(self) -> bool:
         """Whether workers are to leave now: they were asked to, once the queue is empty, and it is."""
@@ -297,9 +300,7 @@ class TaskLedger:
         root: bytes | None = self._channel.call(pack(("HGET", self._keys.network, "large_objects")))[0]
         # The record first: whoever comes meanwhile meets no network, and not half of one.
         self._channel.call(pack(("UNLINK", self._keys.network)))
-        # Who waits is to learn of it.
-        [waiting] = self._channel.call(pack(("ZRANGE", self._keys.idle_workers, 0, -1)))
-        self._channel.call(*(pack(("RPUSH", self._keys.worker_bell(raw.decode()), "1")) for raw in waiting))
+        self._wake_all()
         cursor = b"0"
         while True:
             cursor, found = self._channel.call(pack(("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)))[0]
@@ -309,6 +310,13 @@ class TaskLedger:
                 break
         if root:
             Folder(os.fsdecode(root), self._keys.network_id).delete_all()
+
+    def _wake_all(self) -> None:
+        """Has all workers that wait look at once."""
+        k = self._keys
+        waiting: list[bytes] = self._channel.call(pack(("ZRANGE", k.idle_workers, 0, -1)))[0]
+        if waiting:
+            self._channel.call(*(pack(("RPUSH", k.worker_bell(raw.decode()), "1")) for raw in waiting))
 
     def clear(self) -> None:
         """Deletes all tasks, and nothing else; they are gone at once, their records a little later."""

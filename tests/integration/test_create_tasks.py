@@ -1,4 +1,4 @@
-"""create_tasks.lua: who is woken for tasks of a network that keeps them; what is made is in other tests."""
+"""Who is woken in a network that keeps its tasks: for tasks that are made, and for what all are to know."""
 
 from __future__ import annotations
 
@@ -103,3 +103,14 @@ def test_reset(rig: Rig, ledger: TaskLedger, join: Join) -> None:
     assert len(pushed) == 1
     assert b"worker_bell:w1" in pushed[0]
     assert not rig.dump()
+
+
+def test_who_is_to_leave_an_empty_queue(rig: Rig, ledger: TaskLedger, join: Join) -> None:
+    """Is woken, and does not find it out when its wait is over."""
+    for name in ("w1", "w2"):
+        join(name)
+    ledger.set_terminate_on_idle(wanted=False)
+    assert "worker_bell:w1" not in rig.dump()
+    ledger.set_terminate_on_idle(wanted=True)
+    dump = rig.dump()
+    assert (dump["worker_bell:w1"], dump["worker_bell:w2"]) == (["1"], ["1"])
