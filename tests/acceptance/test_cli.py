@@ -83,6 +83,8 @@ def ended_at_once(executor: RushExecutor) -> Iterator[None]:
 
 def work(x: Any, name: str = "") -> dict[str, Any]:
     if x == "sleep":
+        if name:
+            Path(name).touch()
         time.sleep(600)
     if x == "print":
         print("hello\x1b[2J", name)
@@ -244,7 +246,7 @@ def test_a_network_that_keeps_its_tasks(cli: Cli, rush: Rush, tmp_path: Path) ->
     assert ask(cli, "status")["n_ended"] == 2
 
 
-def test_workers(cli: Cli, rush: Rush, eventually: Eventually) -> None:
+def test_workers(cli: Cli, rush: Rush, eventually: Eventually, tmp_path: Path) -> None:
     """Restarted they come back, under the same id; stopped and killed they do not."""
     before = {worker["worker_id"]: worker["pid"] for worker in ask(cli, "workers list")}
     one, two = before
@@ -254,8 +256,9 @@ def test_workers(cli: Cli, rush: Rush, eventually: Eventually) -> None:
     assert after.keys() == before.keys()
     assert after[one] != before[one]
     assert after[two] == before[two]
-    [key] = rush.push_priority_tasks([{"x": "sleep"}], two)
-    eventually(lambda: rush.is_running_task(key))
+    note = tmp_path / "begun"
+    rush.push_priority_tasks([{"x": "sleep", "name": str(note)}], two)
+    eventually(note.exists)
     # Asked twice, it still finishes its task.
     assert ask(cli, "workers stop --wait 0.2", two, code=1) == {two: "still there"}
     assert ask(cli, "workers stop --wait 0.2", two, code=1) == {two: "still there"}

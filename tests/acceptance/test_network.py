@@ -79,6 +79,12 @@ def sleep_on_two(x: int) -> dict[str, int]:
     return {"y": x}
 
 
+def note_and_sleep(note: str) -> None:
+    """Leaves a file behind as it begins: a task whose worker has not begun it yet counts as running too."""
+    Path(note).touch()
+    time.sleep(600)
+
+
 class BreaksOnArrival:
     """A loop that cannot be unpickled in a worker."""
 
@@ -301,27 +307,30 @@ def test_stopping(rush: Rush) -> None:
         rush.stop_workers(worker_ids="nobody")
 
 
-def test_stopping_with_patience(rush: Rush) -> None:
+def test_stopping_with_patience(rush: Rush, tmp_path: Path) -> None:
     """Who does not come to an end in time is killed, and who does is not."""
-    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=2)
+    note = tmp_path / "begun"
+    ids = rush.start_local_workers(fun=note_and_sleep, n_workers=2)
     rush.wait_for_workers(timeout=DEADLINE_S)
-    [key] = rush.push_priority_tasks([{"x": 2}], ids[0])
-    wait_until(lambda: rush.is_running_task(key))
+    [key] = rush.push_priority_tasks([{"note": str(note)}], ids[0])
+    wait_until(note.exists)
     rush.stop_workers(grace=0.5)
     wait_until(lambda: rush.worker_states == {ids[0]: "killed", ids[1]: "terminated"})
     assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
 
 
-def test_the_states_of_a_worker(rush: Rush, url: str) -> None:
+def test_the_states_of_a_worker(rush: Rush, url: str, tmp_path: Path) -> None:
     """From its start to its end, as its manager sees them, and another one."""
-    ids = rush.start_local_workers(fun=sleep_on_two, n_workers=1)
+    note = tmp_path / "begun"
+    ids = rush.start_local_workers(fun=note_and_sleep, n_workers=1)
     assert rush.worker_states == {ids[0]: "starting"}
     assert rush.worker_ids == ids
     assert rush.running_worker_ids == []
     rush.wait_for_workers(timeout=DEADLINE_S)
     assert rush.worker_states == {ids[0]: "idle"}
-    [key] = rush.push_tasks([{"x": 2}])
+    [key] = rush.push_tasks([{"note": str(note)}])
     wait_until(lambda: rush.worker_states == {ids[0]: "running"})
+    wait_until(note.exists)
     rush.stop_workers()
     wait_until(lambda: rush.worker_states == {ids[0]: "draining"})
     with Rush(rush.network_id, url) as other:
