@@ -34,9 +34,9 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
   rush-executor tasks list --state running
-  rush-executor tasks show 5b1c0f2e8d3a4c67-12
+  rush-executor tasks show 5ydlr566as3fg-12
   rush-executor tasks retry --all-failed --network demo
-  rush-executor tasks cancel 5b1c0f2e8d3a4c67-12 --kill
+  rush-executor tasks cancel 5ydlr566as3fg-12 --kill
 """
 
 # As they are listed.

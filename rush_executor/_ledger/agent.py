@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.client import KILL_MS, retire_client
 from rush_executor._ledger.connection import IDLE_BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
@@ -303,6 +304,7 @@ def _lose_worker(
             k.kills(),
             k.worker_bell(),
             KILL_MS,
+            DEFAULT_MAX_RETRIES,
         ],
     )
     requeued, failed, is_nobodys = channel.call(command)[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._ledger.blobs import delete_command, read_blob, write_blob
 from rush_executor._ledger.connection import BLOCK_S, Channel
 from rush_executor._ledger.scripts import ScriptCall, evalsha, pack
@@ -167,7 +168,9 @@ class Uplink:
             if task.blob_id:
                 write_blob(self._channel, keys, task.blob_id, payload)
                 payload = b""
-            args += (task.task_id, payload, str(priority), str(max_retries), timeout_s or "", task.blob_id)
+            # What is usual is not written down: there may be very many tasks.
+            most = "" if max_retries == DEFAULT_MAX_RETRIES else str(max_retries)
+            args += (task.task_id, payload, str(priority), most, timeout_s or "", task.blob_id)
         commands = [self._push(args)]
         if functions:
             key = self._keys.functions(self._client_id)

@@ -6,14 +6,19 @@ was. Eight bytes of randomness: with a million ids in one network the chance of 
 
 from __future__ import annotations
 
+import base64
 import secrets
 
 __all__ = ["client_of", "new_id", "task_id"]
 
 
 def new_id() -> str:
-    """A fresh id: 16 hexadecimal digits."""
-    return secrets.token_hex(8)
+    """A fresh id: 13 lower-case letters and digits.
+
+    Short, as the names of all keys have some, of each task's too; of one case, as there are files of such names, and
+    file systems that do not tell cases apart.
+    """
+    return base64.b32encode(secrets.token_bytes(8))[:13].decode().lower()
 
 
 def task_id(client_id: str, number: int) -> str:

@@ -7,7 +7,7 @@
 | `client:<client>` | hash | `pushed` (last batch taken), `lease` (ms); its TTL is the lease | client; where that is a task, with its worker |
 | `inbox:<client>` | stream | outcomes that wait for the client; the fields of an entry are task ids, the values outcomes | client; has a TTL |
 | `functions:<client>` | hash | functions sent by value: digest -> sealed pickle | client, and has a TTL; in a durable network: reset |
-| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries`, `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `started_at` (s), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
+| `task:<task>` | hash | `state`, `client`, `payload`, `rank`, `max_retries` (not where it is the usual one), `losses`, `attempt`, `worker`, `batch` (how many its worker held when it was claimed), `started_at` (s), `timeout` (s), `blob`; in a network that keeps its tasks also `extra`, `outcome`, `more` (extra of the outcome), `pushed_at`, `ended_at` (s), `retry` (the last one's name) | finish, cancel; reset; of a task that was cleared while it ran: TTL |
 | `queued_tasks` | zset | task ids by rank: priority first, then order of submission | claim; last client; reset |
 | `worker_queue:<worker>` | zset | as `queued_tasks`: tasks for this worker alone | claim; its end; reset |
 | `idle_workers` | zset | workers that wait at their bells, by the time until which that counts (s) | claim; push, release, retry and loss wake them; its end; reset |

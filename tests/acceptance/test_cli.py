@@ -184,7 +184,7 @@ def test_the_screen_of_top(cli: Cli, server_url: str, eventually: Eventually, pr
                 numbers = re.fullmatch(
                     r"tasks    ([\d,]+) queued, (\d+) running, ([\d,]+) ended, ([\d.]+) per second", lines[2]
                 )
-                rows = [line.split() for line in lines if re.match("[0-9a-f]{16} ", line)]
+                rows = [line.split() for line in lines if re.match("[a-z2-7]{13} ", line)]
                 if numbers is None or [len(row) for row in rows] != [10, 10]:
                     return False
                 n_queued, n_running, n_ended, rate = (float(text.replace(",", "")) for text in numbers.groups())

@@ -66,7 +66,7 @@ def test_one_by_one(lone: RushExecutor, client: redis.Redis) -> None:
     meter = Meter(client)
     for i in range(n):
         assert lone.submit(abs, -i).result() == i
-    meter.check(n, evalsha=2.02, commands=27.5, packets_in=3.1, packets_out=2.1, bytes_in=1500, bytes_out=310)
+    meter.check(n, evalsha=2.02, commands=27.5, packets_in=3.1, packets_out=2.1, bytes_in=1410, bytes_out=295)
 
 
 def test_a_burst(lone: RushExecutor, client: redis.Redis) -> None:

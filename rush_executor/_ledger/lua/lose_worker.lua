@@ -7,7 +7,8 @@
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
 --       10 terminated, killed or lost, or starting: it is started again at once, 11 the same in words,
---       12-16 prefixes of functions:, running_tasks:, worker:, kills:, worker_bell:, 17 how long a wish to end a task is kept, in ms
+--       12-16 prefixes of functions:, running_tasks:, worker:, kills:, worker_bell:, 17 how long a wish to end a task is kept, in ms,
+--       18 max_retries of a client's task that has none in its record (one of the network's own has none then)
 -- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
 --   {-1, -1, 0} when the agent turned out to be alive
 -- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
@@ -55,7 +56,7 @@ for _, id in ipairs(held) do
     local client = task[5]
     if not is_there(client) then
       drop(key, ARGV[8], task[6])
-    elseif is_guilty and (ARGV[9] ~= 'L' or losses > tonumber(task[4] or '0')) then
+    elseif is_guilty and (ARGV[9] ~= 'L' or losses > tonumber(task[4] or client and ARGV[18] or '0')) then
       local outcome = ARGV[9] .. losses .. ' ' .. ARGV[4]
       if client and not durable then
         drop(key, ARGV[8], task[6])

@@ -124,11 +124,11 @@ local function ring(idle_workers, bell_prefix, n)
   end
 end
 
--- limits: what a worker is told of a task beside the call. A task that the network keeps may be without max_retries: its
--- worker's loss while it runs is its end, but it may be run again when its worker was lost after it, before the outcome was
--- told. That is no 0, which says: at most once.
+-- limits: what a worker is told of a task beside the call. One without max_retries is usual: a client's may be run again, and
+-- of one that the network keeps its worker's loss while it runs is the end, but it may be run again when its worker was lost
+-- after it, before the outcome was told. That is no 0, which says: at most once.
 local function limits(max_retries, timeout)
-  local most = max_retries or '-1'
+  local most = max_retries and max_retries ~= '' and max_retries or '-1'
   return timeout and timeout ~= '' and most .. ' ' .. timeout or most
 end
 

@@ -2,7 +2,8 @@
 -- KEYS: 1 network, 2 client:<client>, 3 queued_tasks, 4 idle_workers; where the network is durable
 --       5 all_tasks, 6 failed_tasks, 7 finished_tasks
 -- ARGV: 1 epoch, 2 client id, 3-6 prefixes of task:, blob:, worker_bell:, running_tasks:, 7 number of the batch,
---       then for each task: id, payload, priority, max_retries, time limit in seconds ('' for none), blob id ('' for none)
+--       then for each task: id, payload, priority, max_retries ('' for the default, which is not written down), time limit in
+--       seconds ('' for none), blob id ('' for none)
 -- Returns: how many tasks were taken (0 when the batch had been taken before)
 -- Row: - push -> queued, and at once queued claim -> running where a worker waits.
 -- Loser: NETWORKGONE when the network or the client's record is not the one that the client knows.
@@ -62,13 +63,13 @@ for i = 1, n do
     end
     redis.call('HSET', ARGV[3] .. id, 'pushed_at', time)
   end
-  if blob == '' then
-    redis.call('HSET', ARGV[3] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
-      'rank', rank, 'max_retries', ARGV[at + 4])
-  else
-    redis.call('HSET', ARGV[3] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2],
-      'rank', rank, 'max_retries', ARGV[at + 4], 'blob', blob)
+  redis.call('HSET', ARGV[3] .. id, 'state', 'queued', 'client', ARGV[2], 'payload', ARGV[at + 2], 'rank', rank)
+  if blob ~= '' then
+    redis.call('HSET', ARGV[3] .. id, 'blob', blob)
     redis.call('PERSIST', ARGV[4] .. blob)
+  end
+  if ARGV[at + 4] ~= '' then
+    redis.call('HSET', ARGV[3] .. id, 'max_retries', ARGV[at + 4])
   end
   if timeout ~= '' then
     redis.call('HSET', ARGV[3] .. id, 'timeout', timeout)

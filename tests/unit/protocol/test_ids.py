@@ -12,10 +12,10 @@ from rush_executor._protocol.slots import SLOT_SIZE
 
 
 def test_new_ids() -> None:
-    """16 hexadecimal digits, new every time."""
+    """13 lower-case letters and digits, new every time."""
     ids = {new_id() for _ in range(10_000)}
     assert len(ids) == 10_000
-    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in ids)
+    assert all(re.fullmatch("[a-z2-7]{13}", name) for name in ids)
 
 
 @given(st.integers(min_value=1))
