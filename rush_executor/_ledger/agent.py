@@ -22,7 +22,7 @@ from rush_executor._protocol.states import KILLED, LOST, TERMINATED
 
 __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_network"]
 
-# Guilty is everything that the worker held: nobody knows which task it was.
+# Guilty is everything that the worker held and had seen: nobody knows which task it was.
 CHARGE_ALL: Final = "*"
 # Where the server was away, so long after it is back everybody has noticed: the longest wait for a reply, or for a
 # connection, and a pause.

@@ -60,6 +60,8 @@ class _Model:
     workers: dict[str, str] = field(default_factory=dict)
     # Those that wait.
     idle: set[str] = field(default_factory=set)
+    # Tasks that were handed over and lie in a bell.
+    unseen: set[str] = field(default_factory=set)
     n_ranks: int = 0
 
     def alive(self) -> list[str]:
@@ -136,6 +138,7 @@ class _KeptLedger(RuleBasedStateMachine):
             for one in woken:
                 task = self.model.tasks[ids[0]]
                 task.state, task.worker_id, task.attempt = "running", one, 1
+                self.model.unseen.add(task.task_id)
         self.model.idle.difference_update(woken)
         return multiple(*ids)
 
@@ -224,7 +227,9 @@ class _KeptLedger(RuleBasedStateMachine):
             return multiple()
         assert model.workers[worker_id] == "here"
         unknown = [task for task in model.held(worker_id) if task.task_id not in known]
-        if not unknown:
+        if unknown:
+            model.unseen.difference_update(task.task_id for task in model.held(worker_id))
+        else:
             own, shared = model.queue(worker_id), model.queue()
             if own:
                 unknown = own[:limit]
@@ -276,7 +281,8 @@ class _KeptLedger(RuleBasedStateMachine):
     def lose(self, worker: _Worker, how: str, guilty: str, tag: bytes) -> None:
         model, worker_id = self.model, worker.worker_id
         held = sorted(model.held(worker_id), key=lambda task: task.task_id)
-        charged = {"": [], "*": held, "first": held[:1]}[guilty]
+        seen = [task for task in held if task.task_id not in model.unseen]
+        charged = {"": [], "*": seen, "first": held[:1]}[guilty]
         name = held[0].task_id if guilty == "first" and held else "" if guilty == "first" else guilty
         result = self.agent.lose_worker(Loss(worker_id, "host", 1, -9, "was killed"), name, tag, how=how)
         self.send_at_once_again(self.agent_channel.sent[-1:])

@@ -207,9 +207,9 @@ class _Model:
         """Returns how many go back into the queue, and how many fail."""
         n_queued = n_failed = 0
         self.idle.discard(worker_id)
-        self.bells.pop(worker_id, None)
+        unseen = {name for token in self.bells.pop(worker_id, []) for name in token.split(",")}
         for task in sorted(self.running.pop(worker_id, {}).values(), key=lambda task: task.task_id):
-            is_guilty = guilty in (CHARGE_ALL, task.task_id)
+            is_guilty = guilty == task.task_id or (guilty == CHARGE_ALL and task.task_id not in unseen)
             task.losses += is_guilty
             if not is_guilty or (tag == "L" and task.losses <= task.options.max_retries):
                 n_queued += self.go_back(task)

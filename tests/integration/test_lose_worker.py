@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from rush_executor._ledger import agent as agent_module
-from rush_executor._ledger.agent import Reaper
+from rush_executor._ledger.agent import CHARGE_ALL, Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import WorkerGone
 from rush_executor._ledger.tasks import TaskLedger
@@ -123,12 +123,16 @@ def test_one_that_waits(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_one_that_was_woken(rig: Rig, n: int) -> None:
-    """It was lost between the bell and its claim: others are woken for what it was to run, and nothing is charged."""
+@pytest.mark.parametrize("guilty", ["", CHARGE_ALL])
+def test_one_that_was_woken(rig: Rig, guilty: str, n: int) -> None:
+    """It was lost between the bell and its claim: others are woken for what it was to run, and nothing is charged.
+
+    Not even where nobody can tell what it was at, as its whole machine is lost: what lies in the bell it has not begun.
+    """
     client, agent = rig.client(), rig.agent()
     one = rig.worker("w1")
     one.rest()
-    ids = client.push(n)
+    ids = client.push(n, max_retries=0)
     assert rig.dump().keys() & {"worker_bell:w1", "idle_workers"} == {"worker_bell:w1"}
     # Nothing lies in the queue of one that was handed to it.
     assert len(rig.queue()) == (n if n > 1 else 0)
@@ -137,7 +141,7 @@ def test_one_that_was_woken(rig: Rig, n: int) -> None:
         two.rest()
     else:
         rig.redis.zadd(rig.keys.idle_workers, {"w2": 1e12})
-    agent.lose(one)
+    assert agent.lose(one, guilty) == (2 - n, 0)
     dump = rig.dump()
     assert dump["worker_bell:w2"] == ["1"]
     assert "worker_bell:w1" not in dump

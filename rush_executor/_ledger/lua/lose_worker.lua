@@ -2,7 +2,7 @@
 -- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 idle_workers,
 --       7 heartbeat:<agent>, 8 network, 9 failed_tasks, 10 ends, 11 worker_queue:<worker>, 12 worker_bell:<worker>,
 --       13 terminated_, killed_ or lost_worker_ids, 14 client_ids
--- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held, '' for none,
+-- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held and may have begun, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
 --       9 how the guilty task ends: 'L' when it has no attempt left, 'T' or 'K' at once: its worker was killed for it,
@@ -29,6 +29,8 @@ local held = redis.call('SMEMBERS', KEYS[1])
 -- A set has no order of its own; what several tasks end as comes in the same one on every server and replica.
 table.sort(held)
 local own_client = redis.call('HGET', KEYS[2], 'client')
+-- What lies in its bell it has not seen.
+local unseen = ARGV[2] == '*' and table.concat(redis.call('LRANGE', KEYS[12], 0, -1)) or ''
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
 redis.call('DEL', KEYS[1], KEYS[12])
 if own_client then
@@ -49,7 +51,7 @@ for _, id in ipairs(held) do
   local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
   if task[1] == ARGV[1] then
     local losses = tonumber(task[3] or '0')
-    local is_guilty = ARGV[2] == '*' or ARGV[2] == id
+    local is_guilty = ARGV[2] == id or ARGV[2] == '*' and not string.find(unseen, '\n' .. id .. '\t', 1, true)
     if is_guilty then
       losses = losses + 1
     end
