@@ -30,8 +30,8 @@ DEFAULT_CAP: Final = 10_000
 _TIMEOUT_S: Final = 1.0
 # One more try, for a connection that was closed while it was idle.
 _GRACE_S: Final = 0.1
-# Characters of one entry: a reader should not have to take megabytes at once.
-_BATCH_CHARS: Final = 1 << 18
+# Of one entry, if it is not a single record: a reader should not have to take megabytes at once.
+_BATCH_BYTES: Final = 1 << 18
 # What may be under way unanswered: less than a socket holds, so that sending does not wait for a server that stalls.
 _POSTED_BYTES: Final = 1 << 16
 _POSTED_BATCHES: Final = 64
@@ -205,20 +205,15 @@ class LogWriter:
         return f"{self._token}-{self._n_batches}"
 
     def _pack(self, lines: Sequence[LogLine]) -> list[_Batch]:
-        batches: list[_Batch] = []
-        start = n_chars = 0
-        for end, line in enumerate(lines, 1):
-            n_chars += len(line[3]) + len(line[6])
-            if end == len(lines) or n_chars > _BATCH_CHARS:
-                batches.append(self._pack_batch(lines[start:end]))
-                start, n_chars = end, 0
-        return batches
-
-    def _pack_batch(self, lines: Sequence[LogLine]) -> _Batch:
+        if not lines:
+            return []
+        raw = encode_batch(self._offset_s, lines)
+        if len(raw) > _BATCH_BYTES and len(lines) > 1:
+            n = max(1, len(lines) * _BATCH_BYTES // len(raw))
+            return [batch for start in range(0, len(lines), n) for batch in self._pack(lines[start : start + n])]
         self._count(len(lines))
         name = self._next_name()
-        command = ("XADD", self._key, "NOMKSTREAM", *self._trim, "*", name, encode_batch(self._offset_s, lines))
-        return _Batch(name, pack(command))
+        return [_Batch(name, pack(("XADD", self._key, "NOMKSTREAM", *self._trim, "*", name, raw)))]
 
     def _count(self, n: int) -> None:
         """Counts what is written, and finds from when on `cap` records are: entries hold any number of them."""

@@ -31,12 +31,16 @@ class Slot:
 
     Args:
         buffer: `SLOT_SIZE` writable bytes, shared between agent and worker.
+
+    Attributes:
+        begun: The task that this process has begun, empty when there is none: what the worker itself asks for, often.
     """
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "begun")
 
     def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
+        self.begun = ""
 
     def set_ready(self) -> None:
         """The worker has done its start: connected, initialised, registered."""
@@ -62,6 +66,7 @@ class Slot:
         buffer[_LIMITS:_ID] = _limits.pack(end_at, timeout_s) if timeout_s else _NO_LIMITS
         buffer[_ID : _ID + len(raw)] = raw
         buffer[_LENGTH] = len(raw)
+        self.begun = task_id
 
     def set_limit(self, end_at: float, timeout_s: float) -> None:
         """The task that was begun must have ended at another time."""
@@ -70,9 +75,10 @@ class Slot:
     def end(self) -> None:
         """The task's outcome is encoded."""
         self._buffer[_LENGTH] = 0
+        self.begun = ""
 
     def current(self) -> str:
-        """The task that is being run, empty when there is none."""
+        """The task that the worker is running, empty when there is none."""
         length = self._buffer[_LENGTH]
         return bytes(self._buffer[_ID : _ID + length]).decode(errors="replace")
 

@@ -100,7 +100,7 @@ class Seat:
 
     def current_task(self) -> str:
         """The task that this worker is at; empty for none, or for several."""
-        task = self.slot.current()
+        task = self.slot.begun
         return "" if task == ALL_TASKS else task
 
     def wake_agent(self) -> None:

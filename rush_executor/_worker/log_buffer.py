@@ -72,8 +72,10 @@ class LogBuffer:
         # handler that came in the middle of feeding it.
         self._tokens: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_armed = False
-        self._is_woken = False
-        self._sent_at = 0.0
+        # So many lines are sent by whoever adds one; more than are kept while the thread is at it.
+        self._due = size
+        # By this worker's clock, in us: a line that is later need not wait for others.
+        self._quiet_until = 0
         self._tried_at = 0.0
         self._before_sending: list[Callable[[], None]] = []
         self._in_child: list[Callable[[], None]] = []
@@ -105,7 +107,7 @@ class LogBuffer:
         lines = self._lines
         lines.append(line)
         # A line after a quiet time need not wait: it may be the last before a task that keeps the GIL for minutes.
-        if is_urgent or len(lines) >= self._size or line[0] - self._sent_at > _PERIOD_S:
+        if is_urgent or len(lines) >= self._due or line[0] > self._quiet_until:
             self._send_from_here(is_urgent=is_urgent)
         if not self._is_armed:
             self.arm()
@@ -147,7 +149,7 @@ class LogBuffer:
     def tick(self) -> None:
         """What the thread does: sends what has come, settles what was posted, tries again what failed."""
         # Before it looks: what comes later arms it again.
-        self._is_armed = self._is_woken = False
+        self._is_armed = False
         for call in self._before_sending:
             call()
         with self._sending:
@@ -156,6 +158,7 @@ class LogBuffer:
                 is_done = self._send_answered()
             finally:
                 self._owner = 0
+            self._due = self._size
         if not is_done:
             self.arm()
 
@@ -203,8 +206,8 @@ class LogBuffer:
                 if self._writer.is_answer_due and not self._is_copy and len(self._lines) <= self._most_kept:
                     # That is the thread's to wait for: a task that waits looks like a long one, and its worker gives
                     # away what it had claimed beside it.
-                    if not self._is_woken:
-                        self._is_woken = True
+                    if self._due == self._size:
+                        self._due = self._most_kept + 1
                         self._tokens.put(True)  # noqa: FBT003 - a token
                     return
                 taken = self._take()
@@ -230,7 +233,7 @@ class LogBuffer:
             self._give_up()
             logger.warning("no more is logged to the network: %r", reason)
         else:
-            self._sent_at = time.time()
+            self._quiet_until = int((time.time() + _PERIOD_S) * 1e6)
         return True
 
     def _give_up(self) -> None:
@@ -243,7 +246,7 @@ class LogBuffer:
         n_dropped, self._n_dropped = self._n_dropped, 0
         try:
             if n_dropped:
-                at = self._lines[0][0] if self._lines else time.time()
+                at = self._lines[0][0] if self._lines else int(time.time() * 1e6)
                 text = f"{n_dropped} older log records were dropped: the server was away, or slower than they came"
                 taken.append((at, logging.WARNING, __name__, text, "", LOG, ""))
             while len(taken) < _MOST_SENT:
@@ -306,7 +309,7 @@ class LogBuffer:
         self._is_copy = True
         # There is no thread that could be woken.
         self._is_armed = True
-        self._size = 1
+        self._size = self._due = 1
         self._tried_at = 0.0
         self._writer.leave_to_child()
         for call in self._in_child:

@@ -15,7 +15,7 @@ from typing import Final
 
 from rush_executor._config import LogSettings
 from rush_executor._ledger.logs import LogWriter
-from rush_executor._protocol.logs import LOG, STDERR, LogStream, shorten, shorten_middle
+from rush_executor._protocol.logs import LOG, LONGEST_TEXT, STDERR, LogStream, shorten, shorten_middle
 from rush_executor._worker.log_buffer import OWN_LOGGERS, LogBuffer
 from rush_executor._worker.output import OutputCapture
 
@@ -98,9 +98,12 @@ class NetworkLogHandler(logging.Handler):
                 message = record.getMessage()
             except Exception as error:  # noqa: BLE001 - the user's arguments do not fit, or their __str__ fails
                 message = _unformatted(record, error)
+            if len(message) > LONGEST_TEXT:
+                message = shorten(message)
             exception = _exception_text(record) if record.exc_info or record.exc_text or record.stack_info else ""
             level = int(record.levelno)
-            line = (float(record.created), level, str(name), shorten(message), self._current_task(), LOG, exception)
+            at = int(float(record.created) * 1e6)
+            line = (at, level, str(name), message, self._current_task(), LOG, exception)
             buffer.add(line, is_urgent=level >= logging.ERROR)
         except Exception:  # noqa: BLE001 - what cannot be said is not said; the task goes on
             pass
@@ -176,7 +179,7 @@ class WorkerLog:
 
     def _take_printed(self, at: float, task: str, stream: LogStream, text: str) -> None:
         # A name for each: in the client's configuration they can be told apart.
-        self._buffer.add((at, _OUTPUT_LEVELS[stream], f"{_OUTPUT_LOGGER}.{stream}", text, task, stream, ""))
+        self._buffer.add((int(at * 1e6), _OUTPUT_LEVELS[stream], f"{_OUTPUT_LOGGER}.{stream}", text, task, stream, ""))
 
     def _take_partials(self) -> None:
         if self._output is not None and self._output.take_partials():

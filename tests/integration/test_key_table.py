@@ -75,7 +75,7 @@ def keepers_story(rig: Rig) -> tuple[set[str], dict[str, set[str]]]:
     def log(worker_id: str) -> None:
         writer = LogWriter.connect(rig.url, rig.keys, worker_id, ledger.found(), cap=100)
         writer.open()
-        writer.append([(0.0, 20, "logger", "message", "a", "log", "")])
+        writer.append([(0, 20, "logger", "message", "a", "log", "")])
         writer.close()
 
     def task(name: str, **more: Any) -> list[KeptTask]:

@@ -31,7 +31,8 @@ logger = logging.getLogger("mylib.model")
 
 
 def lines(*texts: object, at: float | None = None, level: int = logging.INFO, name: str = "mylib") -> list[LogLine]:
-    return [(time.time() if at is None else at, level, name, str(text), "t1", "log", "") for text in texts]
+    at_us = int((time.time() if at is None else at) * 1e6)
+    return [(at_us, level, name, str(text), "t1", "log", "") for text in texts]
 
 
 def messages(records: Sequence[LogRecord]) -> list[str]:
@@ -427,7 +428,7 @@ def test_read_log(logs: LogRig) -> None:
     writer.append(lines("old", at=now - 100))
     writer.append(lines("debug", level=10, name="mylib.deep"))
     writer.append(lines("other", level=20, name="other"))
-    writer.append([(now, 30, "rush_executor.worker.stderr", "printed", "", "stderr", "")])
+    writer.append([(int(now * 1e6), 30, "rush_executor.worker.stderr", "printed", "", "stderr", "")])
     ids = ["w1"]
     assert messages(read_log(logs.reader, ids)) == ["old", "printed", "debug", "other"]
     assert messages(read_log(logs.reader, ids, time_difference=50)) == ["printed", "debug", "other"]
@@ -442,7 +443,7 @@ def test_read_log(logs: LogRig) -> None:
 def test_print_log(logs: LogRig, caplog: pytest.LogCaptureFixture) -> None:
     """This process's loggers and levels decide; each record once, with its time, worker and task."""
     writer, cursor = logs.writer(), LogCursor()
-    writer.append([(1234.5678, 20, "mylib", "100% \udcff", "t7", "log", "Traceback\nValueError: no")])
+    writer.append([(1_234_567_800, 20, "mylib", "100% \udcff", "t7", "log", "Traceback\nValueError: no")])
     writer.append(lines("quiet", level=10))
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(worker_id)s %(task)s %(message)s")
     formatter.converter = time.gmtime
