@@ -21,7 +21,7 @@ from rush_executor._ledger.logs import LogCursor, LogReader, LogWriter
 from rush_executor._ledger.server import EmbeddedServer
 from rush_executor._protocol.logs import LogLine, LogRecord
 from rush_executor._view.logs import follow_log, print_log, read_log
-from rush_executor._worker import log_buffer
+from rush_executor._worker import log_buffer, output
 from rush_executor._worker.logs import WorkerLog, start_logging
 from tests.integration.proxy import Proxy
 from tests.integration.rig import EPOCH, Rig
@@ -356,8 +356,10 @@ def test_a_worker_that_ends(logs: LogRig) -> None:
     assert logs.read() == [str(i) for i in range(150)]
 
 
-def test_children_of_a_task(logs: LogRig) -> None:
+def test_children_of_a_task(logs: LogRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they log and print is there, though they end at any moment; what their parent has logged is there once."""
+    # Half a line is to wait for its other half, however long the children take.
+    monkeypatch.setattr(output, "_PARTIAL_S", 60.0)
     log = logs.start(is_output_captured=True)
     logger.info("parent before")
     logger.info("parent, in the buffer")
