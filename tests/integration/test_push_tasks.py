@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rush_executor._config import HIGHEST_PRIORITY
+from rush_executor._config import DEFAULT_MAX_RETRIES, HIGHEST_PRIORITY
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import NetworkGone
 from rush_executor._ledger.tasks import TaskLedger
@@ -351,10 +351,10 @@ def test_a_kept_task_is_pushed_again(server_url: str, is_failure: bool, size: in
     """
     with Rig(server_url, durable=True) as rig:
         client, worker = rig.client(), rig.worker()
-        [task, other] = client.tasks(2)
+        [task, other] = client.tasks(2, max_retries=0, timeout_s=2.5)
         client.send([task, other])
         worker.finish(worker.claim(2), b"x" * size, is_failure=is_failure)
-        client.send([task._replace(retries=1)])
+        client.send([task._replace(retries=1, options=TaskOptions(DEFAULT_MAX_RETRIES, 0))])
         packets = client.up_channel.sent[-1]
 
         def check(ended: list[str], n_blobs: int) -> None:
@@ -367,6 +367,7 @@ def test_a_kept_task_is_pushed_again(server_url: str, is_failure: bool, size: in
         record = rig.dump()[f"task:{task.task_id}"]
         assert record["state"] == "queued"
         assert record.keys().isdisjoint({"outcome", "worker", "started_at", "ended_at", "losses"})
+        assert record.keys().isdisjoint({"max_retries", "timeout"}), "it has other options now"
         assert rig.ttl_ms(rig.keys.task(task.task_id)) == -1
         worker.finish(worker.claim(), b"x" * size, is_failure=is_failure)
         rig.send_again(packets)

@@ -57,7 +57,8 @@ for i = 1, n do
       else
         redis.call('SREM', KEYS[6], id)
       end
-      redis.call('HDEL', ARGV[3] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses')
+      redis.call('HDEL', ARGV[3] .. id, 'outcome', 'worker', 'started_at', 'ended_at', 'losses',
+        'max_retries', 'timeout')
     else
       made[#made + 1] = id
     end
