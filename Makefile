@@ -1,10 +1,11 @@
-# Needs make and a Python >= 3.11. Everything else goes into .venv, which each target makes when there is none; a stamp
-# for each extra keeps pip from being run again until pyproject.toml changes.
+# Needs make and a Python >= 3.11. Everything else goes into .venv, which each target makes when there is none; stamps
+# keep pip from being run again until pyproject.toml changes.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests mostly wait, so more of them than there are cores run side by side.
+# Tests mostly wait, so more of them than there are cores run side by side. Whoever is done takes from those that are not
+# (worksteal): what xdist does by itself gives each a share of the long ones that are first, and one is alone at the end.
 TESTS_AT_ONCE ?= 4
 STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -20,20 +21,20 @@ help:  ## Say what can be made
 demo: $(STAMPS)/demo  ## See real work spread over worker processes
 	$(BIN)/python examples/quickstart.py
 
-test: $(STAMPS)/test $(STAMPS)/ecosystem  ## Run all tests
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) $(PYTEST_ARGS)
+test: $(STAMPS)/test,ecosystem  ## Run all tests
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_ARGS)
 
-chaos: $(STAMPS)/test  ## Kill, stop, cut and flush, and count what becomes of the tasks
+chaos: $(STAMPS)/test,ecosystem  ## Kill, stop, cut and flush, and count what becomes of the tasks
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
-check: $(STAMPS)/check $(STAMPS)/docs  ## Check format, lint, types, import contracts and docs
+check: $(STAMPS)/check,docs  ## Check format, lint, types, import contracts and docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-format: $(STAMPS)/check  ## Format the sources and mend what the linter can mend
+format: $(STAMPS)/check,docs  ## Format the sources and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -41,7 +42,7 @@ bench: $(STAMPS)/bench  ## Measure against ProcessPoolExecutor, other pools, and
 	@$(BIN)/python -m compileall -q rush_executor
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-docs: $(STAMPS)/docs  ## Build the documentation
+docs: $(STAMPS)/check,docs  ## Build the documentation
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
@@ -66,10 +67,11 @@ $(STAMPS)/python:
 	@mkdir -p $(STAMPS)
 	@touch $@
 
-# One rule for each extra: `make demo` installs no linter. Byte code is made here, as pip makes it of what is no editable
-# installation: where PYTHONDONTWRITEBYTECODE is set, every process that is started would compile the package anew, which
-# takes longer than all its imports.
-$(STAMPS)/demo $(STAMPS)/test $(STAMPS)/ecosystem $(STAMPS)/check $(STAMPS)/docs $(STAMPS)/bench: pyproject.toml | $(STAMPS)/python
+# A stamp is called as the extras that are installed with it: `make demo` installs no linter. What is needed together is
+# installed in one go, as each editable installation makes an environment for its build first. Byte code is made here, as
+# pip makes it of what is no editable installation: where PYTHONDONTWRITEBYTECODE is set, every process that is started
+# would compile the package anew, which takes longer than all its imports.
+$(STAMPS)/%: pyproject.toml | $(STAMPS)/python
 	@echo "Installing rush-executor[$(@F)] into $(VENV)"
 	@$(PIP) --editable '.[$(@F)]'
 	@$(BIN)/python -m compileall -q rush_executor
