@@ -13,10 +13,14 @@ import pytest
 
 from rush_executor import RushExecutor
 
-adaptive: Any = pytest.importorskip("adaptive")
+
+@pytest.fixture(scope="module")
+def adaptive() -> Any:
+    """It takes long to import: not for all who collect tests, but for whoever runs these."""
+    return pytest.importorskip("adaptive")
 
 
-def test_blocking_runner(executor: RushExecutor) -> None:
+def test_blocking_runner(adaptive: Any, executor: RushExecutor) -> None:
     """It looks most closely where the function is steep."""
 
     def peak(x: float) -> float:
@@ -32,7 +36,7 @@ def test_blocking_runner(executor: RushExecutor) -> None:
     assert all(learner.data[x] == peak(x) for x in points)
 
 
-def test_asynchronous_runner(executor: RushExecutor) -> None:
+def test_asynchronous_runner(adaptive: Any, executor: RushExecutor) -> None:
     """The one for notebooks, on an event loop."""
 
     async def main() -> Any:

@@ -9,8 +9,13 @@ import pytest
 
 from rush_executor import RushExecutor
 
-dynesty: Any = pytest.importorskip("dynesty")
 WIDTH = 0.1
+
+
+@pytest.fixture(scope="module")
+def dynesty() -> Any:
+    """It takes long to import: not for all who collect tests, but for whoever runs these."""
+    return pytest.importorskip("dynesty")
 
 
 def log_likelihood(x: Any) -> float:
@@ -21,7 +26,7 @@ def prior_transform(u: Any) -> Any:
     return 2 * u - 1
 
 
-def test_evidence(executor: RushExecutor) -> None:
+def test_evidence(dynesty: Any, executor: RushExecutor) -> None:
     """The evidence of a normal distribution in a box is known."""
     with executor.as_pool() as pool:
         sampler = dynesty.NestedSampler(

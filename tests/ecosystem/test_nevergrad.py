@@ -9,11 +9,15 @@ import pytest
 
 from rush_executor import RushExecutor
 
-ng: Any = pytest.importorskip("nevergrad")
+
+@pytest.fixture(scope="module")
+def ng() -> Any:
+    """It takes long to import: not for all who collect tests, but for whoever runs these."""
+    return pytest.importorskip("nevergrad")
 
 
 @pytest.mark.filterwarnings("ignore:Ignoring since timer was stopped:UserWarning")  # of its own timer
-def test_minimize(executor: RushExecutor) -> None:
+def test_minimize(ng: Any, executor: RushExecutor) -> None:
     """The minimum is found, by calls in the workers, as many as were asked for."""
     parent = os.getpid()
 

@@ -9,10 +9,14 @@ import pytest
 
 from rush_executor import RushExecutor
 
-pipefunc: Any = pytest.importorskip("pipefunc")
+
+@pytest.fixture(scope="module")
+def pipefunc() -> Any:
+    """It takes long to import: not for all who collect tests, but for whoever runs these."""
+    return pytest.importorskip("pipefunc")
 
 
-def test_map_and_reduce(executor: RushExecutor) -> None:
+def test_map_and_reduce(pipefunc: Any, executor: RushExecutor) -> None:
     """What maps is computed by the workers, element by element; what reduces gets it all."""
 
     @pipefunc.pipefunc(output_name="y", mapspec="x[i] -> y[i]")
