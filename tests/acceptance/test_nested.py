@@ -28,6 +28,7 @@ from rush_executor import (
     WorkerLostError,
     current_executor,
 )
+from rush_executor._config import DEFAULT_MAX_RETRIES
 from rush_executor._protocol.keys import Keys
 from tests.acceptance.tasks import meet, note, tell_and_wait_for, wait_for
 
@@ -198,7 +199,8 @@ def read_record(url: str, network_id: str, gate: str) -> tuple[int, int]:
         while not (record := server.hmget(Keys(network_id).task(future.task_id), "rank", "max_retries"))[0]:
             time.sleep(0.001)
     Path(gate).touch()
-    return -(int(record[0]) >> 40), int(record[1])
+    # The usual number of retries is not on the record.
+    return -(int(record[0]) >> 40), int(record[1] or DEFAULT_MAX_RETRIES)
 
 
 @pytest.mark.parametrize(("priority", "max_retries"), [(0, 2), (7, 0), (-3, 5), (4095, 1)])
