@@ -108,5 +108,5 @@ def _record(worker_id: str, offset_us: int, line: list[Any]) -> LogRecord | None
         at, level, *texts = line
         logger, message, task, stream, exception = map(str, texts[:5])
         return LogRecord(worker_id, (at + offset_us) / 1e6, int(level), logger, message, task, stream, exception)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

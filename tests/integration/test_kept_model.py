@@ -237,6 +237,7 @@ class _KeptLedger(RuleBasedStateMachine):
                 unknown = shared[: min(limit, math.ceil(len(shared) / len(model.alive())))] if shared else []
             for task in unknown:
                 task.state, task.worker_id, task.attempt = "running", worker_id, task.attempt + 1
+                model.unseen.discard(task.task_id)
                 model.own_queue.pop(task.task_id, None)
         assert {(c.task_id, c.attempt) for c in got} == {(t.task_id, t.attempt) for t in unknown}
         model.idle.discard(worker_id)
@@ -283,6 +284,7 @@ class _KeptLedger(RuleBasedStateMachine):
         held = sorted(model.held(worker_id), key=lambda task: task.task_id)
         seen = [task for task in held if task.task_id not in model.unseen]
         charged = {"": [], "*": seen, "first": held[:1]}[guilty]
+        model.unseen.difference_update(task.task_id for task in held)
         name = held[0].task_id if guilty == "first" and held else "" if guilty == "first" else guilty
         result = self.agent.lose_worker(Loss(worker_id, "host", 1, -9, "was killed"), name, tag, how=how)
         self.send_at_once_again(self.agent_channel.sent[-1:])

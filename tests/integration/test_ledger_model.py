@@ -485,6 +485,17 @@ class _Ledger(RuleBasedStateMachine):
         assert sorted(claimed.claims) == sorted(expected)
         return multiple(*((worker, claim) for claim in expected if not is_lost))
 
+    @rule(pairs=st.lists(claims, min_size=1, max_size=4), tag=st.sampled_from("FEfe"), limit=st.integers(1, 6))
+    def finish_and_die(self, pairs: list[tuple[Worker, Claim]], tag: str, limit: int) -> None:
+        """Hands in before it waits, and does not come to wait: what it was given lies in its bell."""
+        worker, done = claims_of_one(pairs)
+        if not self.knows_finish():
+            return
+        refused = worker.channel.call(worker.ledger._finish(outcomes_of(done, tag), limit))[0]
+        assert [raw.decode() for raw in refused] == self.model.finish(worker.id, done, short(f"{tag}result"))
+        if worker.id in self.model.running:
+            self.model.rest(worker.id, limit)
+
     @rule(
         target=claims,
         pairs=st.lists(claims, min_size=1, max_size=4),

@@ -458,7 +458,7 @@ def test_print_log(logs: LogRig, caplog: pytest.LogCaptureFixture) -> None:
         assert print_log(logs.reader, ["w1"], cursor, levels="CRITICAL") == 1
     first, second = caplog.records
     text = formatter.format(first)
-    assert re.search(r"00:20:3\d,\d{3} INFO mylib w1 t7 100% \\udcff\nTraceback\nValueError: no$", text)
+    assert re.search(r"00:20:34,[3-8]\d\d INFO mylib w1 t7 100% \\udcff\nTraceback\nValueError: no$", text)
     text.encode()
     assert second.getMessage() == "louder"
 

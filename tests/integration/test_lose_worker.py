@@ -13,6 +13,7 @@ from rush_executor._ledger.agent import CHARGE_ALL, Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.connection import WorkerGone
 from rush_executor._ledger.tasks import TaskLedger
+from rush_executor._ledger.worker import Outcome
 from rush_executor._protocol.records import LOST_TAG, Claim, Loss
 from tests.integration.rig import LEASE_MS, Rig
 
@@ -147,6 +148,22 @@ def test_one_that_was_woken(rig: Rig, guilty: str, n: int) -> None:
     assert "worker_bell:w1" not in dump
     assert rig.queue() == ids
     assert {dump[f"task:{task}"].get("losses", "0") for task in ids} == {"0"}
+
+
+def test_several_in_one_token(rig: Rig) -> None:
+    """Of what was given to it along with its last outcomes nothing was begun, whatever the payloads hold."""
+    client, worker = rig.client(), rig.worker()
+    client.push(max_retries=0)
+    [last] = worker.claim()
+    given, begun = client.push(3, max_retries=0), "c1-9"
+    rig.redis.hset(rig.keys.task(given[0]), "payload", f"a\n{begun}\t1\t\t0\t4\ncall")
+    worker.channel.call(worker.ledger._finish([Outcome(last, False, b"F")], 10))
+    assert sorted(rig.redis.smembers(rig.keys.running_tasks("w1"))) == [task.encode() for task in given]
+    # Had it begun one beside them, that would be charged.
+    rig.redis.sadd(rig.keys.running_tasks("w1"), begun)
+    rig.redis.hset(rig.keys.task(begun), mapping={"worker": "w1", "client": "c1", "max_retries": "0", "payload": "x"})
+    assert rig.agent().lose(worker, CHARGE_ALL) == (3, 1)
+    assert rig.queue() == given
 
 
 def test_loser(rig: Rig) -> None:

@@ -29,8 +29,7 @@ local held = redis.call('SMEMBERS', KEYS[1])
 -- A set has no order of its own; what several tasks end as comes in the same one on every server and replica.
 table.sort(held)
 local own_client = redis.call('HGET', KEYS[2], 'client')
--- What lies in its bell it has not seen.
-local unseen = ARGV[2] == '*' and table.concat(redis.call('LRANGE', KEYS[12], 0, -1)) or ''
+local not_begun = ARGV[2] == '*' and unseen(redis.call('LRANGE', KEYS[12], 0, -1)) or {}
 -- First what makes room: a full server refuses a script only as long as it has changed nothing.
 redis.call('DEL', KEYS[1], KEYS[12])
 if own_client then
@@ -51,7 +50,7 @@ for _, id in ipairs(held) do
   local task = redis.call('HMGET', key, 'worker', 'rank', 'losses', 'max_retries', 'client', 'blob')
   if task[1] == ARGV[1] then
     local losses = tonumber(task[3] or '0')
-    local is_guilty = ARGV[2] == id or ARGV[2] == '*' and not string.find(unseen, '\n' .. id .. '\t', 1, true)
+    local is_guilty = ARGV[2] == id or ARGV[2] == '*' and not not_begun[id]
     if is_guilty then
       losses = losses + 1
     end
@@ -96,8 +95,8 @@ end
 if #ranked > 0 then
   redis.call('ZADD', KEYS[5], unpack(ranked))
 end
--- Also where this worker held nothing: it may have been woken for what is queued.
-local n_queued = redis.call('ZCARD', KEYS[5])
+-- Also where this worker held nothing: it may have been woken for what is queued. Not when this is sent again.
+local n_queued = (was_there or #ranked > 0) and redis.call('ZCARD', KEYS[5]) or 0
 if n_queued > 0 then
   ring(KEYS[6], ARGV[16], n_queued)
 end

@@ -196,6 +196,23 @@ local function token(epoch, claimed)
   return table.concat(parts)
 end
 
+-- unseen: what lies in bells has not been seen by the worker: the ids of the tasks in these tokens. They are taken apart, not
+-- searched: a payload may hold whatever looks like an id.
+local function unseen(tokens)
+  local ids = {}
+  for _, token in ipairs(tokens) do
+    local at = string.find(token, '\n', 1, true)
+    while at and at < #token do
+      local _, last, id, length = string.find(token, '^([^\t]*)\t[^\t]*\t[^\t]*\t[^\t]*\t(%d+)\n', at + 1)
+      if id then
+        ids[id] = true
+      end
+      at = last and last + length
+    end
+  end
+  return ids
+end
+
 -- hand: a task that was made just now goes straight to a worker that waits, if there is one: it is running, and lies in that
 -- worker's bell. Should it not be seen there, the worker's next claim gives it, as it gives all that it holds.
 --   Returns whether there was one; if not, the task has to be queued.

@@ -54,7 +54,8 @@ def test_a_broken_batch(raw: bytes) -> None:
 def test_a_broken_line() -> None:
     """The others are read; a line of a newer version may have more to say."""
     good = [1, 20, "a", "m", "", "log", ""]
-    raw = json.dumps([0, [good, [1, "high", "a", "m", "", "log", ""], [*good, "more"]]]).encode()
+    bad = [[1, "high", *good[2:]], [1, float("inf"), *good[2:]], [10**400, *good[1:]]]
+    raw = json.dumps([0, [good, *bad, [*good, "more"]]]).encode()
     assert len(decode_batch("w1", raw)) == 2
 
 
