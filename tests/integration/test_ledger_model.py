@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -802,9 +801,15 @@ def outcomes_of(claims: Sequence[Claim], tag: str) -> list[Outcome]:
 
 def ids_of(entry: str) -> str:
     """What lies in a bell, as the model tells it."""
-    return (
-        entry if entry == "1" else ",".join(re.findall(r"^(\S+)\t\d+\t[^\t\n]*\t[^\t\n]*\t\d+$", entry, re.MULTILINE))
-    )
+    if entry == "1":
+        return entry
+    ids, rest = [], entry.partition("\n")[2]
+    while rest:
+        head, _, rest = rest.partition("\n")
+        task_id, *_, length = head.split("\t")
+        ids.append(task_id)
+        rest = rest[int(length) :]
+    return ",".join(ids)
 
 
 def kind(dump: dict[str, Any], name: str) -> dict[str, Any]:
