@@ -166,6 +166,20 @@ def test_several_in_one_token(rig: Rig) -> None:
     assert rig.queue() == given
 
 
+def test_a_loss_that_is_told_twice(rig: Rig) -> None:
+    """Wakes nobody once more, though what was queued then still is."""
+    client, agent, worker = rig.client(), rig.agent(), rig.worker("w1")
+    client.push()
+    worker.claim()
+    for name in ("w2", "w3"):
+        rig.worker(name).rest()
+    agent.lose(worker)
+    before = rig.dump()
+    assert len(before["idle_workers"]) == len(rig.queue()) == 1
+    rig.send_again(agent.channel.sent[-1])
+    assert rig.dump() == before
+
+
 def test_loser(rig: Rig) -> None:
     """The worker that was taken for lost is refused from then on, whatever it asks."""
     client, worker = rig.client(), rig.worker()
