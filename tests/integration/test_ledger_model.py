@@ -490,8 +490,10 @@ class _Ledger(RuleBasedStateMachine):
         worker, done = claims_of_one(pairs)
         if not self.knows_finish():
             return
-        refused = worker.channel.call(worker.ledger._finish(outcomes_of(done, tag), limit))[0]
-        assert [raw.decode() for raw in refused] == self.model.finish(worker.id, done, short(f"{tag}result"))
+        outcomes = outcomes_of(done, tag)
+        worker.ledger._hand_in(outcomes)
+        refused = worker.channel.call(worker.ledger._finish(outcomes, limit))[0]
+        assert worker.ledger._answered(refused) == self.model.finish(worker.id, done, short(f"{tag}result"))
         if worker.id in self.model.running:
             self.model.rest(worker.id, limit)
 
