@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.tasks import TaskLedger
-from tests.integration.rig import Rig
+from tests.integration.rig import LEASE_MS, Rig
 
 
 @pytest.fixture
@@ -50,6 +51,21 @@ def test_loser(rig: Rig) -> None:
     assert rig.dump() == before, "it is its own already"
     assert other.uplink.attach([queued]) == [True]
     assert [key for key in rig.dump() if "c3" in key] == [], "nobody is there to be told"
+
+
+def test_a_large_failure_that_another_client_tries_again_can_still_be_read(rig: Rig) -> None:
+    """It is on its way to who has attached, for a client's lease at most."""
+    client, other, worker = rig.client(), rig.client("c2"), rig.worker()
+    [task] = client.tasks(1)
+    client.send([task])
+    worker.finish(worker.claim(), b"x" * LARGE_PAYLOAD, is_failure=True)
+    assert other.uplink.attach([task.task_id]) == [True]
+    client.send([task._replace(retries=1)])
+    [(told, outcome)] = other.receive()
+    assert (told, outcome[:1]) == (task.task_id, b"e")
+    blob = outcome[1:].decode()
+    assert other.downlink.read_blob(blob) == b"x" * LARGE_PAYLOAD
+    assert 0 < rig.ttl_ms(rig.keys.blob(blob)) <= LEASE_MS
 
 
 def test_losses_are_told_before_the_outcome(rig: Rig) -> None:

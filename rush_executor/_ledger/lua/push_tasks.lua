@@ -48,7 +48,8 @@ for i = 1, n do
     if outcome then
       local tag = string.sub(outcome, 1, 1)
       if tag == 'e' or tag == 'f' then
-        redis.call('UNLINK', ARGV[4] .. string.sub(outcome, 2))
+        -- Not deleted: who has asked for the task as well may be about to read it.
+        redis.call('PEXPIRE', ARGV[4] .. string.sub(outcome, 2), redis.call('HGET', KEYS[2], 'lease'))
       end
       if tag == 'F' or tag == 'f' then
         -- Who reads that list by index begins anew.
