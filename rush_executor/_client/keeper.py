@@ -36,6 +36,13 @@ class WorkerKeeper(Protocol):
             Id of the agent, if it has died in another way: nobody has put right what its workers held.
         """
 
+    def check_server(self) -> None:
+        """Does nothing while what the ledger itself lives on may be there; from any thread.
+
+        Raises:
+            ServerError: It was private, and has ended.
+        """
+
     def close(self) -> None:
         """Ends what the ledger itself lived on, if it was private. Nothing is sent any more."""
 

@@ -43,9 +43,11 @@ def lost_task_error(
         return attempts, TaskKilledError(f"{name}() was ended by kill(): task {task_id} on {where}", task_id=task_id)
     times = "once" if attempts == 1 else f"{attempts} times"
     said = f"\nThe last that it wrote to stderr:\n{textwrap.indent(loss.stderr, '    ')}" if loss.stderr else ""
+    # Lost once, and not tried again: somebody has said so.
+    advice = "If the crash is not the task's fault, raise max_retries." if attempts > 1 else "max_retries is 0."
     return attempts, WorkerLostError(
-        f"the worker that ran {name}() died, {times}: task {task_id}, last on {where}, which {loss.reason}. If the "
-        f"crash is not the task's fault, raise max_retries.{said}",
+        f"the worker that ran {name}() died, {times}: task {task_id}, last on {where}, which {loss.reason}. "
+        f"{advice}{said}",
         task_id=task_id,
         worker_id=loss.worker_id,
         host=loss.host,

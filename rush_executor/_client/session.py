@@ -622,7 +622,12 @@ class Session:
         return reply
 
     def _open_channel(self) -> Channel:
-        return Channel(self._pool, reconnect_timeout_s=self.config.reconnect_timeout_s, stopping=self._stopping)
+        return Channel(
+            self._pool,
+            reconnect_timeout_s=self.config.reconnect_timeout_s,
+            stopping=self._stopping,
+            check_server=self._keeper.check_server,
+        )
 
     def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:
         """Cancels those of these Futures that no worker has claimed."""

@@ -156,6 +156,15 @@ class Crew:
         self._agent = None
         return settings.agent_id if agent.wait() not in (0, EXIT_SERVER_LOST) else None
 
+    def check_server(self) -> None:
+        """Does nothing while the private server runs, or where there is none; from any thread.
+
+        Raises:
+            ServerError: It has ended.
+        """
+        if self._server is not None and not self._is_foreign:
+            self._server.check()
+
     def close(self) -> None:
         """Ends the private server."""
         if self._server is not None and not self._is_foreign:

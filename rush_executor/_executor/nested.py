@@ -170,6 +170,9 @@ class _TaskSession:
     def stop(self, *, now: bool) -> None:
         """There is nothing to be stopped."""
 
+    def check_server(self) -> None:
+        """Whose it is, it is not the worker's: its agent ends when the server is gone."""
+
     def close(self) -> None:
         """There is nothing to be closed."""
 

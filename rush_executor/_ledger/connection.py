@@ -18,7 +18,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import redis
@@ -205,6 +205,7 @@ class Channel:
         reconnect_timeout_s: How long `call` goes on trying.
         stopping: Set by whoever wants a call that waits for the server to give up now.
         closed_text: For the `RuntimeError` with which everything ends from then on; empty where last words may be sent.
+        check_server: Called before a command is sent again; raises `ServerError` where the server will never be back.
 
     Attributes:
         n_breaks: How often the connection was given up: what went out before with `post` may not have arrived.
@@ -217,11 +218,13 @@ class Channel:
         reconnect_timeout_s: float,
         stopping: threading.Event | None = None,
         closed_text: str = "",
+        check_server: Callable[[], None] | None = None,
     ) -> None:
         self._connection = pool.make_connection()
         self._reconnect_timeout_s = reconnect_timeout_s
         self._stopping = stopping or threading.Event()
         self._closed_text = closed_text
+        self._check_server = check_server
         self.n_breaks = 0
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
@@ -238,7 +241,7 @@ class Channel:
 
         Raises:
             NetworkGone, WorkerGone: As the ledger says.
-            NetworkLostError: The server stayed away, or went on refusing, for longer than the grace.
+            NetworkLostError: The server stayed away, or went on refusing, for longer than the grace; or it has ended.
             Refused: The server calls a command wrong, or forbids it.
             RuntimeError: Whoever this channel belongs to was closed.
         """
@@ -253,6 +256,11 @@ class Channel:
                     raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
                 if self._closed_text and self._stopping.is_set():
                     raise RuntimeError(self._closed_text) from None
+                if self._check_server is not None:
+                    try:
+                        self._check_server()
+                    except ServerError as end:
+                        raise NetworkLostError(str(end)) from error
                 now = time.monotonic()
                 give_up_at = give_up_at or now + self._reconnect_timeout_s
                 if now >= give_up_at or self._stopping.is_set():

@@ -255,6 +255,7 @@ class EmbeddedServer:
         self._process = process
         self._watcher = watcher
         self._owner_pid = os.getpid()
+        self._last_words = ""
         # Re-entrant: a signal handler that stops the server may interrupt a `stop` in the same thread.
         self._lock = threading.RLock()
 
@@ -343,12 +344,14 @@ class EmbeddedServer:
         return os.getpid() == self._owner_pid and self._process.poll() is not None
 
     def _give_up(self, what: str) -> NoReturn:
-        tail = _log_tail(self.directory)
-        self.stop()
-        raise ServerError(
-            f"The private server {self.binary.path} (pid {self.pid}) {what}. The end of its log: {tail}\n"
-            "Pass url= to use a server that is already running."
-        )
+        with self._lock:
+            # Whoever comes second finds no log any more.
+            self._last_words = self._last_words or (
+                f"The private server {self.binary.path} (pid {self.pid}) {what}. The end of its log: "
+                f"{_log_tail(self.directory)}\nPass url= to use a server that is already running."
+            )
+            self.stop()
+        raise ServerError(self._last_words)
 
 
 class _Process(subprocess.Popen[bytes]):

@@ -150,7 +150,13 @@ class Rush(NetworkView, TaskPusher):
         def channel() -> Channel:
             # Whatever is asked of the network, now or by an iterator that is under way, comes by here.
             patience_s = config.reconnect_timeout_s
-            return Channel(pool, reconnect_timeout_s=patience_s, stopping=is_closed, closed_text=closed_text)
+            return Channel(
+                pool,
+                reconnect_timeout_s=patience_s,
+                stopping=is_closed,
+                closed_text=closed_text,
+                check_server=server.check if server is not None else None,
+            )
 
         self._open_channel = channel
         self._ledger_lock = threading.Lock()

@@ -21,6 +21,8 @@ __all__ = ["Suspect", "cannot_pickle"]
 _DEEPEST: Final = 8
 
 _ADVICE: Final = "Leave it out, or create it inside the task."
+# For what a task returns.
+RESULT_ADVICE: Final = "Return what can be: a list in place of a generator, what a file holds in place of the file."
 
 
 class Suspect(NamedTuple):
@@ -38,7 +40,12 @@ class Suspect(NamedTuple):
 
 
 def cannot_pickle(
-    suspects: Iterable[Suspect], whole: str, error: BaseException, *, passes: tuple[type[BaseException], ...] = ()
+    suspects: Iterable[Suspect],
+    whole: str,
+    error: BaseException,
+    *,
+    passes: tuple[type[BaseException], ...] = (),
+    advice: str = _ADVICE,
 ) -> PayloadError:
     """Makes the error that names the culprit.
 
@@ -47,17 +54,18 @@ def cannot_pickle(
         whole: What to call all of it, if each part can be pickled alone.
         error: What pickling raised.
         passes: Exceptions to let through, should pickling raise them during the search.
+        advice: What to do, for people.
 
     Returns:
         The error, with `error` as its cause.
     """
-    message = f"{whole} cannot be pickled: {describe_error(error)}. {_ADVICE}"
+    message = f"{whole} cannot be pickled: {describe_error(error)}."
     for label, path, value in suspects:
         own_error = _try(value, passes)
         if own_error is not None:
             message = _describe(label, path, value, own_error, passes)
             break
-    failure = PayloadError(message)
+    failure = PayloadError(f"{message} {advice}")
     failure.__cause__ = error
     # Frames of the cause hold what was being pickled, and a Future holds its exception.
     drop_frames(error)
@@ -69,8 +77,8 @@ def _describe(label: str, path: str, value: Any, error: BaseException, passes: t
     kind = type_name(type(culprit))
     reason = describe_error(culprit_error)
     if culprit is value:
-        return f"{label} (a {kind}) cannot be pickled: {reason}. {_ADVICE}"
-    return f"{label} cannot be pickled: {culprit_path} is a {kind}: {reason}. {_ADVICE}"
+        return f"{label} (a {kind}) cannot be pickled: {reason}."
+    return f"{label} cannot be pickled: {culprit_path} is a {kind}: {reason}."
 
 
 def _narrow(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rush_executor._payload.content import Shelter
-from rush_executor._payload.culprit import Suspect, cannot_pickle
+from rush_executor._payload.culprit import RESULT_ADVICE, Suspect, cannot_pickle
 from rush_executor._payload.envelope import Envelope
 from rush_executor._payload.failure import pack_failure
 from rush_executor._payload.wire import CHUNK
@@ -36,7 +36,7 @@ def wrap_result(
         return envelope.wrap_object("finished", task_id, 0, value, shelter=shelter, compresses=compresses)
     except BaseException as error:  # noqa: BLE001 - a reducer of the task's may raise anything, even SystemExit
         what = "the result of the task"
-        failure = cannot_pickle([Suspect(what, "result", value)], what, error)
+        failure = cannot_pickle([Suspect(what, "result", value)], what, error, advice=RESULT_ADVICE)
     # A frame that the error holds would hold the result.
     del value
     raise failure
@@ -74,7 +74,7 @@ def wrap_chunk(
             "finished", task_id, CHUNK, (good, pack_failure(failure)), shelter=shelter, compresses=compresses
         )
     except BaseException as error:  # noqa: BLE001 - a reducer that works every other time
-        failure = cannot_pickle([], "the results of the chunk", error)
+        failure = cannot_pickle([], "the results of the chunk", error, advice=RESULT_ADVICE)
         return envelope.wrap_object("finished", task_id, CHUNK, ([], pack_failure(failure)))
 
 
@@ -85,5 +85,6 @@ def _split(envelope: Envelope, values: list[Any], error: BaseException) -> tuple
             envelope.wrap_object("finished", "", 0, value)
         except BaseException as own_error:  # noqa: BLE001 - as above
             label = f"the result of call {n + 1} of the chunk"
-            return values[:n], cannot_pickle([Suspect(label, "result", value)], label, own_error)
-    return [], cannot_pickle([], "the results of the chunk", error)
+            suspect = Suspect(label, "result", value)
+            return values[:n], cannot_pickle([suspect], label, own_error, advice=RESULT_ADVICE)
+    return [], cannot_pickle([], "the results of the chunk", error, advice=RESULT_ADVICE)

@@ -159,7 +159,8 @@ def test_a_chunk_that_is_tried_again(url: str, tmp_path: Path) -> None:
         assert network.finished_tasks == network.tasks == [chunk, last.task_id]
         assert network.fetch_finished_tasks()["key"] == [chunk, last.task_id]
     with redis.Redis.from_url(url) as server:
-        assert len(server.keys("rush:{long}:blob:*")) == 1
+        # That of the first try goes by itself.
+        assert len([key for key in server.keys("rush:{long}:blob:*") if server.ttl(key) == -1]) == 1
 
 
 def test_a_task_that_another_client_takes(url: str) -> None:

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import redis
 
-from rush_executor import NetworkLostError, RushExecutor, ServerError, TaskKilledError, TaskTimeoutError
+from rush_executor import NetworkLostError, Rush, RushExecutor, ServerError, TaskKilledError, TaskTimeoutError
 from rush_executor.testing import keys_left
 from tests.acceptance import tasks
-from tests.acceptance.programs import DEADLINE_S
+from tests.acceptance.programs import DEADLINE_S, alive, is_server
 from tests.chaos.parties import Agent, Server
 
 Eventually = Callable[..., Any]
@@ -225,6 +225,48 @@ def test_it_does_not_end(
             with pytest.raises(NetworkLostError):
                 executor.submit(pow, 2, 2)
             executor.shutdown()
+
+
+@pytest.fixture
+def kill_private_server() -> Iterator[Callable[[], None]]:
+    """Kills the server that the test has started by the way; at the end neither processes nor a directory are left."""
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    started: list[psutil.Process] = []
+    directories: list[Path] = []
+
+    def kill() -> None:
+        started.extend(set(me.children(recursive=True)) - before)
+        [server] = filter(is_server, started)
+        directories.append(Path(server.cwd()))
+        server.kill()
+
+    yield kill
+    assert not any(directory.exists() for directory in directories)
+    assert alive(started) == []
+
+
+def test_a_private_server_that_is_killed_is_not_waited_for(kill_private_server: Callable[[], None]) -> None:
+    """Nobody would ever start it again: the error comes at once, and says how it ended."""
+    with RushExecutor(1, reconnect_timeout=100 * DEADLINE_S) as executor:
+        executor.submit(pow, 2, 2).result(DEADLINE_S)
+        pending = [executor.submit(time.sleep, 600) for _ in range(3)]
+        kill_private_server()
+        for future in pending:
+            failure = future.exception(DEADLINE_S)
+            assert isinstance(failure, NetworkLostError)
+            assert "has ended, with exit code -9" in str(failure)
+            assert "Pass url=" in str(failure)
+        with pytest.raises(NetworkLostError, match="has ended"):
+            executor.submit(pow, 2, 2)
+
+
+def test_the_same_of_a_rush(kill_private_server: Callable[[], None]) -> None:
+    with Rush(reconnect_timeout=100 * DEADLINE_S) as rush:
+        rush.push_tasks([{"x": 1}])
+        kill_private_server()
+        with pytest.raises(NetworkLostError, match="has ended, with exit code -9"):
+            rush.push_tasks([{"x": 2}])
 
 
 def note_pid_and_sleep(path: str) -> None:

@@ -320,7 +320,7 @@ def test_promise_11_a_crash_is_the_crash_of_one_task(
     assert failure.host == socket.gethostname()
     assert failure.task_id == future.task_id
     assert failure.worker_id
-    for word in (words, failure.host, failure.worker_id, failure.task_id, crash[0].__name__):
+    for word in (words, failure.host, failure.worker_id, failure.task_id, crash[0].__name__, "max_retries is 0"):
         assert word in str(failure)
     assert [f.result(DEADLINE_S) for f in before + after] == 2 * [x * x for x in range(20)]
     assert executor.submit(tasks.square, 9).result(DEADLINE_S) == 81

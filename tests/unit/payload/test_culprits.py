@@ -135,6 +135,15 @@ def test_interrupt_in_a_worker_is_the_tasks_error() -> None:
         Sides().decoder.encode_result(TASK, [Reducing(KeyboardInterrupt())])
 
 
+def test_a_result_that_cannot_be_pickled() -> None:
+    """What to do with an argument would be of no use."""
+    with pytest.raises(PayloadError) as caught:
+        Sides().decoder.encode_result(TASK, (i for i in range(3)))
+    assert str(caught.value).startswith("the result of the task (a generator) cannot be pickled: ")
+    assert "Return what can be: a list in place of a generator" in str(caught.value)
+    assert "inside the task" not in str(caught.value)
+
+
 def test_result_is_named() -> None:
     """With the path inside of it."""
     with pytest.raises(
