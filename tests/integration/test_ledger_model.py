@@ -27,6 +27,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rush_executor._ledger import agent as agent_module
+from rush_executor._ledger import client as client_module
 from rush_executor._ledger import scripts
 from rush_executor._ledger import worker as worker_module
 from rush_executor._ledger.agent import CHARGE_ALL, Reaper
@@ -848,8 +850,10 @@ SETTINGS = settings(
 def test_state_machine(server_url: str, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
     """Any sequence of steps, each of them sent again at any later time, leaves exactly what the state table says."""
     monkeypatch.setattr(worker_module, "LARGE_PAYLOAD", _LARGE)
-    # However long the test takes: who waits is counted on.
+    # However long the test takes: who waits is counted on, and who is to end a task can be told so.
     monkeypatch.setattr(worker_module, "_COUNTED_S", "1000000")
+    for module in (client_module, agent_module):
+        monkeypatch.setattr(module, "KILL_MS", 1_000_000_000)
     run_state_machine_as_test(
         lambda: _Ledger(server_url, durable=durable),
         settings=SETTINGS,
