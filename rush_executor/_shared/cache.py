@@ -11,8 +11,8 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,24 +51,18 @@ class HostCache:
             self._directory = SharedDirectory.join(self._agent_id, _root())
         files, place = self._directory, f"{FETCHED}/{name}"
         path = Path(files.path, place)
-        with suppress(FileNotFoundError):
-            # For `_make_room`.
-            os.utime(path)
-            return files.open_place(place)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # Given back by the kernel, should whoever fetches be killed.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
             with suppress(FileNotFoundError):
+                # For `_make_room`.
+                os.utime(path)
                 return files.open_place(place)
-            self._fetch(path, size, fetch)
-            # Who waits for the lock looks for the file first.
-            os.unlink(f"{path}.lock")
-            return files.open_place(place)
-        finally:
-            # Also where a child that was forked meanwhile has the descriptor, too.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)
+            with _lock(f"{path}.lock") as is_current:
+                # Otherwise whoever had it has fetched this, or failed to.
+                if is_current:
+                    with suppress(FileNotFoundError):
+                        return files.open_place(place)
+                    self._fetch(path, size, fetch)
+                    return files.open_place(place)
 
     def _fetch(self, path: Path, size: int, fetch: Callable[[], Iterable[bytes]]) -> None:
         _make_room(path.parent, size)
@@ -85,6 +79,33 @@ class HostCache:
             raise
         finally:
             os.close(fd)
+
+
+@contextmanager
+def _lock(path: str) -> Iterator[bool]:
+    """Holds a lock, and removes its file in the end.
+
+    Yields:
+        Whether it is still the one that others ask for. One that was waited for has been removed by who had it.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # Given back by the kernel, should whoever has it be killed.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            is_current = os.path.samestat(os.stat(path), os.fstat(lock))
+        except FileNotFoundError:
+            is_current = False
+        try:
+            yield is_current
+        finally:
+            if is_current:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+    finally:
+        # Also where a child that was forked meanwhile has the descriptor, too.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
 
 
 def remove_cache(agent_id: str) -> None:
