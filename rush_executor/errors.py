@@ -41,7 +41,7 @@ class SnapshotError(RushError, ValueError):
 
 
 class NetworkLostError(RushError, BrokenExecutor):
-    """The server is gone for longer than ``reconnect_timeout`` allows.
+    """The server is gone for longer than ``reconnect_timeout`` allows; or it was private, and has ended.
 
     Or it has lost its data, and this task cannot be submitted again: it must not run twice, or was not kept.
     """

@@ -171,7 +171,7 @@ class _TaskSession:
         """There is nothing to be stopped."""
 
     def check_server(self) -> None:
-        """Whose it is, it is not the worker's: its agent ends when the server is gone."""
+        """The server is not this worker's, so nothing is known of it."""
 
     def close(self) -> None:
         """There is nothing to be closed."""

@@ -16,7 +16,7 @@ from rush_executor._payload.parts import parts_of
 from rush_executor._payload.pickler import CloudPickler
 from rush_executor.errors import PayloadError
 
-__all__ = ["Suspect", "cannot_pickle"]
+__all__ = ["RESULT_ADVICE", "Suspect", "cannot_pickle"]
 
 _DEEPEST: Final = 8
 

@@ -48,7 +48,7 @@ for i = 1, n do
     if outcome then
       local tag = string.sub(outcome, 1, 1)
       if tag == 'e' or tag == 'f' then
-        -- Not deleted: who has asked for the task as well may be about to read it.
+        -- Not deleted at once: who has asked for the task as well (attach_tasks.lua) may be about to read it.
         redis.call('PEXPIRE', ARGV[4] .. string.sub(outcome, 2), 60000)
       end
       if tag == 'F' or tag == 'f' then
