@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
+from rush_executor._agent.notices import Notices
 from rush_executor._agent.stderr import StderrRelay
 from rush_executor._agent.workers import WorkerProcess, describe_exit, end_task, fork_worker, kill, reap
 from rush_executor._config import NetworkConfig
@@ -170,6 +171,7 @@ class Supervisor:
         self._n_done = 0
         self._wakeup_w = -1
         self._relay = StderrRelay()
+        self._notices = Notices(is_silent=settings.owner_fd is not None)
         self._n_failed_starts = 0
         self._last_failed_start = ""
         self._is_leaving = False
@@ -218,16 +220,21 @@ class Supervisor:
         local_at = min(self._end_overdue(), self._shed())
         try:
             due_at = self._tend()
-        except NetworkLostError:
-            now = time.monotonic()
+        except NetworkLostError as error:
+            now, timeout_s = time.monotonic(), self._settings.config.reconnect_timeout_s
             self._lost_at = self._lost_at or now
-            if now - self._lost_at >= self._settings.config.reconnect_timeout_s:
+            if now - self._lost_at >= timeout_s:
                 raise
+            self._notices.server_lost(self._lost_at, timeout_s, error.__cause__)
             due_at = now + self._pause_s
             # Back before those that are back already take this agent for dead.
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S, self._settings.config.doubt_s / 2)
         else:
+            if self._lost_at is not None:
+                self._notices.server_answered(self._lost_at)
             self._lost_at, self._pause_s = None, _FIRST_PAUSE_S
+        if self._is_leaving:
+            self._notices.leaving(len(self._workers))
         if not self._is_finished():
             self._wait(wakeup_r, min(due_at, local_at))
 

@@ -369,3 +369,26 @@ def test_no_place_for_the_workers(server: Server, eventually: Eventually) -> Non
                 eventually(lambda: control.info("stats")["rejected_connections"] >= FELT)
                 control.config_set("maxclients", limit)
                 assert [future.result(DEADLINE_S) for future in futures] == [2**n for n in range(10)]
+
+
+def test_who_waits_at_a_terminal_is_told_so(tmp_path: Path, eventually: Eventually) -> None:
+    """`rush-executor worker` says that the server is away, that it is back, and why it does not leave; once each."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with (
+        Server({"appendonly": "yes", "appendfsync": "always"}) as server,
+        RushExecutor(0, url=server.url, network_id="n") as executor,
+        Agent(server.url, "n", 1) as agent,
+    ):
+        future = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        server.kill()
+        eventually(lambda: "the server has not answered for" in agent.log)
+        server.start_again()
+        eventually(lambda: "the server answers again" in agent.log)
+        agent.leave()
+        eventually(lambda: "waiting for 1 worker to finish what runs" in agent.log)
+        assert not future.done()
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+        eventually(lambda: not agent.worker_pids())
+        assert len(agent.log.splitlines()) == 4, agent.log

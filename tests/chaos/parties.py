@@ -155,6 +155,10 @@ class Agent:
         """SIGCONT for the agent and its workers."""
         self._signal_all(signal.SIGCONT)
 
+    def leave(self) -> None:
+        """SIGTERM for the agent alone: its workers finish what they run."""
+        self._popen.terminate()
+
     def kill(self) -> None:
         """SIGKILL for the agent alone; its workers end with it."""
         self._popen.kill()
