@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["NoWorkers", "WorkerKeeper"]
@@ -13,6 +14,10 @@ class NoWorkers(Exception):
 
 class WorkerKeeper(Protocol):
     """Whoever keeps workers for a session."""
+
+    @property
+    def agent_id(self) -> str:
+        """The agent that is in charge of the workers; empty where there is none of one's own."""
 
     def has_workers(self) -> bool:
         """Whether there are any to be kept: however long they take to start, they come, or `check` says why not."""
@@ -29,8 +34,15 @@ class WorkerKeeper(Protocol):
                 room for what workers write, or no place for another connection.
         """
 
-    def stop(self, *, now: bool) -> str | None:
+    def end_agent(self) -> None:
+        """Kills an agent that stands still: `check` finds it dead and replaces it."""
+
+    def stop(self, *, now: bool, is_in_vain: Callable[[], bool]) -> str | None:
         """Ends the workers: after what they run, or now.
+
+        Args:
+            now: Whether to end what they run.
+            is_in_vain: Asked now and then while it waits: whether nothing is to be waited for any more.
 
         Returns:
             Id of the agent, if it has died in another way: nobody has put right what its workers held.

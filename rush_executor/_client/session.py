@@ -46,7 +46,7 @@ from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import BROKEN_TAG, NewTask, TaskOptions
 from rush_executor._protocol.states import RUNNING
 from rush_executor._shared.directory import SharedDirectory
-from rush_executor.errors import InitializerError, NetworkLostError, PayloadError, WorkerLostError
+from rush_executor.errors import InitializerError, NetworkLostError, PayloadError, ServerError, WorkerLostError
 
 __all__ = ["Nesting", "Session"]
 
@@ -62,6 +62,8 @@ _ALONE_S: Final = 3.0
 # A worker gives back what it has not started when a task keeps it for longer than expected; see `_worker/courier.py`.
 _HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
 _LOOK_AGAIN_S: Final = 0.02
+# Why a question may have no answer, which whoever asks need not know: what becomes of the Futures tells.
+_NO_ANSWER: Final = (NetworkLostError, NetworkGone, Refused, ServerError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,8 @@ class Session:
         self.config = config
         self._encoder = encoder
         self._keeper = keeper
+        # Raises when a private server has ended.
+        self.check_server = keeper.check_server
         self._nesting = nesting
         self._files = files
         # Scattered objects to which nothing refers any more, for the listener.
@@ -291,7 +295,7 @@ class Session:
             self.cancel_all(self._pending.all())
         # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: a
         # private server is gone then, and would be waited for.
-        with contextlib.suppress(NetworkLostError, NetworkGone, Refused), self._dispatcher.lock:
+        with contextlib.suppress(*_NO_ANSWER), self._dispatcher.lock:
             self._dispatcher.settle()
             if not self._is_lost and not self._has_left:
                 self._uplink.ring()
@@ -329,7 +333,7 @@ class Session:
     def cancel_all(self, futures: list[RushFuture]) -> None:
         """Cancels those of these Futures that no worker has claimed."""
         for start in range(0, len(futures), _CANCEL_BATCH):
-            with contextlib.suppress(NetworkLostError, NetworkGone, Refused):
+            with contextlib.suppress(*_NO_ANSWER):
                 self._cancel_batch([future for future in futures[start : start + _CANCEL_BATCH] if not future.done()])
 
     def n_workers(self) -> int:
@@ -346,7 +350,7 @@ class Session:
         while not future.done() and time.monotonic() < give_up_at:
             try:
                 reply = self._try_cancel(future)
-            except (NetworkLostError, NetworkGone, Refused):
+            except _NO_ANSWER:
                 return False
             if reply is not CancelReply.GONE:
                 return reply is CancelReply.CANCELLED
@@ -365,7 +369,7 @@ class Session:
                     self._dispatcher.settle()
                     if self._uplink.kill(future.task_id):
                         return True
-            except (NetworkLostError, NetworkGone, Refused):
+            except _NO_ANSWER:
                 return False
             # Neither queued nor running: given back between the two, or it has ended and is about to be told.
             concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
@@ -379,7 +383,7 @@ class Session:
             with self._dispatcher.lock:
                 self._dispatcher.settle()
                 return self._uplink.state(future.task_id) == RUNNING
-        except (NetworkLostError, NetworkGone, Refused):
+        except _NO_ANSWER:
             return False
 
     def expect_callbacks(self) -> None:
@@ -531,11 +535,20 @@ class Session:
             if dead is not None:
                 self._reaper.bury(dead)
         if now >= self._next_look_at:
-            self._reaper.look()
+            if self._look_after_agents(now):
+                self._keeper.end_agent()
             self._look_for_workers(now)
-            reaper, period_s = self._reaper, self.config.heartbeat_period_s
-            self._next_look_at = now + (reaper.patience_s if reaper.has_suspects else period_s)
         self._next_tick_at = now + _TICK_S
+
+    def _look_after_agents(self, now: float) -> bool:
+        """Puts right what lost agents held; returns whether our own one is among them, and does not come back.
+
+        Its process may be there, and not run (SIGSTOP, a frozen container): nobody else would replace it.
+        """
+        reaper, agent_id = self._reaper, self._keeper.agent_id
+        reaper.look()
+        self._next_look_at = now + (reaper.patience_s if reaper.has_suspects else self.config.heartbeat_period_s)
+        return bool(agent_id) and reaper.misses(agent_id)
 
     def _look_after_contents(self) -> None:
         """Sees to it that what is large is kept no longer than it is needed."""
@@ -589,11 +602,26 @@ class Session:
             self._files.remove()
 
     def _stop_keeper(self) -> None:
-        dead = self._keeper.stop(now=self._is_aborted or self._is_lost)
+        dead = self._keeper.stop(now=self._is_aborted or self._is_lost, is_in_vain=self._is_waiting_in_vain)
         if dead is not None and not self._is_lost:
             # Its workers may have held tasks of other clients, which would wait until its heartbeat expires.
             self._reaper.bury(dead)
             self._channels[2].close()
+
+    def _is_waiting_in_vain(self) -> bool:
+        """Whether the workers, which are to finish what they run for others, will never have done so."""
+        now = time.monotonic()
+        if self._is_aborted:
+            return True
+        if now < self._next_look_at:
+            return False
+        try:
+            return self._look_after_agents(now)
+        except NetworkGone:
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever keeps the server from answering
+            self._lose(error)
+            return True
 
     def _leave_network(self) -> None:
         with self._dispatcher.lock:
@@ -626,7 +654,7 @@ class Session:
             self._pool,
             reconnect_timeout_s=self.config.reconnect_timeout_s,
             stopping=self._stopping,
-            check_server=self._keeper.check_server,
+            check_server=self.check_server,
         )
 
     def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:

@@ -16,7 +16,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 # An agent that dies so soon, so many times in a row, dies of its start.
 _SHORT_LIFE_S: Final = 5.0
 _MOST_SHORT_LIVES: Final = 3
+# How long an agent may take to end its workers and itself when it is to do so now; one that stands still never would.
+_END_S: Final = 5.0
+# How often, while an agent is waited for, it is asked whether that is in vain.
+_ASK_S: Final = 0.5
 
 # The agent must find this package, and later the user's modules, where this process finds them. The path comes through
 # the pipe: an argument would be seen by everybody on the machine, and is limited in length. So does the key by which
@@ -137,8 +141,20 @@ class Crew:
         """Whether the agent is there."""
         return self._agent is not None and self._agent.poll() is None
 
-    def stop(self, *, now: bool) -> str | None:
+    def end_agent(self) -> None:
+        """Kills an agent that stands still; its workers end with it, and `check` replaces it."""
+        agent = self._agent
+        if agent is not None and agent.poll() is None:
+            logger.warning("the agent (pid %d) of the workers stands still, and is killed", agent.pid)
+            agent.kill()
+            agent.wait()
+
+    def stop(self, *, now: bool, is_in_vain: Callable[[], bool] = bool) -> str | None:
         """Ends the agent and its workers: after what they run, or now.
+
+        Args:
+            now: Whether to end what they run.
+            is_in_vain: Asked now and then while the agent is waited for: whether it is to end now after all.
 
         Returns:
             Id of the agent, if it has died in another way: then it is still on the server's lists.
@@ -151,9 +167,12 @@ class Crew:
             # Gone already, or its successor could not be started.
             with contextlib.suppress(OSError):
                 os.write(self._pipe_w, LEAVE)
-            agent.wait()
+            while not _ends_within(agent, _ASK_S) and not is_in_vain():
+                pass
         self._close_pipe()
         self._agent = None
+        if not _ends_within(agent, _END_S):
+            agent.kill()
         return settings.agent_id if agent.wait() not in (0, EXIT_SERVER_LOST) else None
 
     def check_server(self) -> None:
@@ -207,6 +226,14 @@ class Crew:
         # An agent that is dead already is found by `check`.
         with contextlib.suppress(BrokenPipeError):
             _write_all(pipe_w, len(start).to_bytes(8, "big") + start + pickle.dumps(settings))
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _write_all(fd: int, data: bytes) -> None:

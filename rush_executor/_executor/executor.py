@@ -412,15 +412,7 @@ class RushExecutor(TaskExecutor):
         """
         from rush_executor._network.rush import Rush  # noqa: PLC0415 - who does not look need not wait for it
 
-        config = self._session.config
-        return Rush(
-            config.network_id,
-            config.url,
-            secret=config.secret,
-            reconnect_timeout=config.reconnect_timeout_s,
-            heartbeat_period=config.heartbeat_period_s,
-            heartbeat_expire=config.heartbeat_expire_s,
-        )
+        return Rush._beside(self._session.config, self._session.check_server)  # noqa: SLF001 - it is not for users
 
     def attach(self, task_ids: Iterable[str]) -> list[RushFuture]:
         """Futures for tasks that were submitted before, in a network that is durable.

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
 from rush_executor._client.future import RushFuture
@@ -155,6 +156,8 @@ class _TaskSession:
 
     # As `WorkerKeeper`.
 
+    agent_id = ""
+
     def has_workers(self) -> bool:
         """The one that runs the task, at least."""
         return True
@@ -167,7 +170,10 @@ class _TaskSession:
         if not self._place.is_awaited():
             self.session.shut_down(why="the end of the task's client", abort=True)
 
-    def stop(self, *, now: bool) -> None:
+    def end_agent(self) -> None:
+        """There is none."""
+
+    def stop(self, *, now: bool, is_in_vain: Callable[[], bool]) -> None:
         """There is nothing to be stopped."""
 
     def check_server(self) -> None:

@@ -169,6 +169,9 @@ class Reaper:
         self._suspects: dict[str, float] = {}
         self._looked_at = time.monotonic()
         self._is_blind_until = 0.0
+        # The agent of the caller's own that was on the list, and since when it has been off it.
+        self._listed = ""
+        self._unlisted_since: float | None = None
 
     def look(self) -> list[str]:
         """Reaps whom it has suspected for long enough and still misses; returns their agent ids.
@@ -215,6 +218,20 @@ class Reaper:
     def n_workers(self) -> int:
         """How many workers have joined the network."""
         return int(self._channel.call(pack(("SCARD", self._keys.worker_ids)))[0])
+
+    def misses(self, agent_id: str) -> bool:
+        """Whether an agent is off the list of those that live, after having been on it, and does not come back.
+
+        Somebody has taken it for dead, and its process, if that is there, does not run. To be called after each look,
+        always for the same agent or its successor.
+        """
+        if self._channel.call(pack(("SISMEMBER", self._keys.agent_ids, agent_id)))[0]:
+            self._listed, self._unlisted_since = agent_id, None
+        elif self._listed == agent_id and self._looked_at >= self._is_blind_until:
+            self._unlisted_since = self._unlisted_since or self._looked_at
+            # One that runs is back with its next sign of life.
+            return self._looked_at - self._unlisted_since >= 4 * self._doubt_s
+        return False
 
     def bury(self, agent_id: str) -> None:
         """Reaps an agent whose process is known to have ended, whatever its heartbeat says."""

@@ -310,8 +310,8 @@ class EmbeddedServer:
         path = _socket_path(self.directory)
         deadline = time.monotonic() + timeout_s
         while not _answers(path, timeout_s=deadline - time.monotonic()):
-            if self._has_ended():
-                self._give_up(f"ended with exit code {self._process.returncode} before it answered")
+            if self.has_ended():
+                self._give_up(f"ended with exit code {_exit_text(self._process.returncode)} before it answered")
             if time.monotonic() >= deadline:
                 self._give_up(f"did not answer within {timeout_s:g} s")
             time.sleep(_POLL_S)
@@ -322,8 +322,8 @@ class EmbeddedServer:
         Raises:
             ServerError: It has ended.
         """
-        if self._has_ended():
-            self._give_up(f"has ended, with exit code {self._process.returncode}")
+        if self.has_ended():
+            self._give_up(f"has ended, with exit code {_exit_text(self._process.returncode)}")
 
     def stop(self) -> None:
         """Ends the server and removes its directory.
@@ -339,7 +339,8 @@ class EmbeddedServer:
             _end(self._process, self._watcher)
             _remove_directory(self.directory)
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself, or was killed; False in a process that has not started it."""
         # Not the parent, so not told of the end: `poll` would take ECHILD for it.
         return os.getpid() == self._owner_pid and self._process.poll() is not None
 
@@ -592,6 +593,10 @@ def _can_hold_socket(directory: str) -> bool:
 
 def _remove_directory(directory: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _exit_text(code: int) -> str:
+    return f"{code} (killed by SIGKILL: out of memory?)" if code == -signal.SIGKILL else str(code)
 
 
 def _log_tail(directory: str) -> str:

@@ -128,13 +128,26 @@ class Rush(NetworkView, TaskPusher):
                 heartbeat_period_s=heartbeat_period,
                 heartbeat_expire_s=heartbeat_expire,
             )
-            self._connect(config, server, large_objects)
+            self._connect(config, server, large_objects, None if server is None else server.check)
         except BaseException:
             if server is not None:
                 server.stop()
             raise
 
-    def _connect(self, config: NetworkConfig, server: EmbeddedServer | None, large_objects: str) -> None:
+    @classmethod
+    def _beside(cls, config: NetworkConfig, check_server: Callable[[], None]) -> Rush:
+        """For an executor: on its network, whose server it may have started, and then knows the end of."""
+        rush = cls.__new__(cls)
+        rush._connect(config, None, "", check_server)  # noqa: SLF001 - its own
+        return rush
+
+    def _connect(
+        self,
+        config: NetworkConfig,
+        server: EmbeddedServer | None,
+        large_objects: str,
+        check_server: Callable[[], None] | None,
+    ) -> None:
         self.network_id = config.network_id
         self._config = config
         self._large_objects = large_objects
@@ -155,7 +168,7 @@ class Rush(NetworkView, TaskPusher):
                 reconnect_timeout_s=patience_s,
                 stopping=is_closed,
                 closed_text=closed_text,
-                check_server=server.check if server is not None else None,
+                check_server=check_server,
             )
 
         self._open_channel = channel
@@ -750,7 +763,8 @@ def _close_all(crews: list[Crew], watches: list[Watch], server: EmbeddedServer |
     for watch in watches:
         watch.stop()
     for crew in crews:
-        crew.stop(now=False)
+        # Nobody takes what workers finish after the end of the server; they would wait for it.
+        crew.stop(now=False, is_in_vain=lambda: server is not None and server.has_ended())
     if server is not None:
         server.stop()
     pool.disconnect()

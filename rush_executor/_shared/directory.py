@@ -81,11 +81,12 @@ class SharedDirectory(SharedFiles):
 
     @classmethod
     def join(cls, owner_id: str, root: str) -> SharedDirectory:
-        """Makes a directory that several processes hold, or becomes one of them.
+        """Makes a directory that several processes hold, or becomes one of them; removes those that nobody holds.
 
         Raises:
             OSError: It cannot be made there.
         """
+        sweep_directories(root)
         joined = cls(owner_id, root)
         joined._create()
         return joined

@@ -250,4 +250,4 @@ def test_a_server_that_dies() -> None:
         os.kill(told(server)["pid"], signal.SIGKILL)
         _, text = server.communicate(timeout=DEADLINE_S)
         assert server.returncode == 1
-        assert "has ended, with exit code -9" in text
+        assert "has ended, with exit code -9 (killed" in text

@@ -16,7 +16,16 @@ import psutil
 import pytest
 import redis
 
-from rush_executor import NetworkLostError, Rush, RushExecutor, ServerError, TaskKilledError, TaskTimeoutError
+from rush_executor import (
+    NetworkLostError,
+    Rush,
+    RushExecutor,
+    RushWorker,
+    ServerError,
+    TaskKilledError,
+    TaskTimeoutError,
+)
+from rush_executor._crew import crew as crew_module
 from rush_executor.testing import keys_left
 from tests.acceptance import tasks
 from tests.acceptance.programs import DEADLINE_S, alive, is_server
@@ -255,18 +264,104 @@ def test_a_private_server_that_is_killed_is_not_waited_for(kill_private_server: 
         for future in pending:
             failure = future.exception(DEADLINE_S)
             assert isinstance(failure, NetworkLostError)
-            assert "has ended, with exit code -9" in str(failure)
-            assert "Pass url=" in str(failure)
+            assert_says_how_it_ended(failure)
         with pytest.raises(NetworkLostError, match="has ended"):
             executor.submit(pow, 2, 2)
+        with executor.network as rush, pytest.raises(NetworkLostError) as error_info:
+            rush.push_tasks([{"x": 1}])
+        assert_says_how_it_ended(error_info.value)
 
 
-def test_the_same_of_a_rush(kill_private_server: Callable[[], None]) -> None:
+def assert_says_how_it_ended(failure: BaseException | None) -> None:
+    assert isinstance(failure, NetworkLostError)
+    text = str(failure)
+    assert "has ended, with exit code -9 (killed by SIGKILL: out of memory?)" in text
+    assert "Pass url=" in text
+    # Its log was kept when its directory was removed, for whoever asks second.
+    assert "Ready to accept connections" in text
+
+
+def wait_for_the_end(worker: RushWorker, started: str) -> None:
+    Path(started).touch()
+    time.sleep(600)
+
+
+def test_the_same_of_a_rush(kill_private_server: Callable[[], None], tmp_path: Path, eventually: Eventually) -> None:
+    """Also when it is closed: nobody takes any more what a worker is at."""
+    started = tmp_path / "started"
     with Rush(reconnect_timeout=100 * DEADLINE_S) as rush:
+        rush.start_workers(wait_for_the_end, n_workers=1, started=str(started))
         rush.push_tasks([{"x": 1}])
+        eventually(started.exists)
         kill_private_server()
-        with pytest.raises(NetworkLostError, match="has ended, with exit code -9"):
+        with pytest.raises(NetworkLostError) as error_info:
             rush.push_tasks([{"x": 2}])
+        assert_says_how_it_ended(error_info.value)
+
+
+# ------------------------------------------------------------------------------------ an agent that stands still
+
+
+def stop_the_agent() -> psutil.Process:
+    """SIGSTOP, for that of the only executor."""
+    [agent] = [child for child in psutil.Process().children() if "rush-agent" in child.cmdline()]
+    agent.suspend()
+    return agent
+
+
+def test_an_own_agent_that_stands_still_is_replaced(
+    server: Server, tmp_path: Path, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its process is there, so nobody else would do it: what its worker held is run by a worker of the next one."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(1, url=server.url, heartbeat_period=PERIOD_S, heartbeat_expire=EXPIRE_S) as executor:
+        future = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        told.unlink()
+        first = stop_the_agent()
+        eventually(told.exists)
+        assert not first.is_running()
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+    assert "stands still" in caplog.text
+
+
+def test_an_agent_that_stands_still_is_not_waited_for_at_the_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by one who shuts down in peace, whose workers may be at the tasks of others, nor by one who ends them."""
+    monkeypatch.setattr(crew_module, "_END_S", 0.5)
+    beats = {"heartbeat_period": PERIOD_S, "heartbeat_expire": EXPIRE_S}
+    with RushExecutor(1, url=server.url, **beats) as executor:
+        executor.submit(pow, 2, 2).result(DEADLINE_S)
+        first = stop_the_agent()
+    assert not first.is_running()
+    with RushExecutor(1, url=server.url, **beats) as executor:
+        executor.submit(pow, 2, 2).result(DEADLINE_S)
+        second = stop_the_agent()
+        executor.kill_workers()
+    assert not second.is_running()
+
+
+# ------------------------------------------------------------------------------------- a server that refuses for good
+
+
+def test_credentials_that_hold_no_more(server: Server) -> None:
+    """Whoever asks for a task's state, or wants its end, is not bothered with that: the Futures tell."""
+    server.ask("CONFIG", "SET", "requirepass", "before")
+    url = server.url.replace("unix://", "unix://:before@")
+    with RushExecutor(1, url=url, reconnect_timeout=100 * DEADLINE_S) as executor:
+        running, queued = (executor.submit(time.sleep, 600) for _ in range(2))
+        with redis.Redis.from_url(url) as control:
+            control.config_set("requirepass", "after")
+            control.client_kill_filter(_type="normal", skipme=True)
+        assert not queued.cancel()
+        assert not running.running()
+        assert not running.kill()
+        executor.shutdown(wait=False, cancel_futures=True)
+        for future in (running, queued):
+            with pytest.raises(NetworkLostError, match="refuses the credentials"):
+                future.result(DEADLINE_S)
 
 
 def note_pid_and_sleep(path: str) -> None:

@@ -400,6 +400,24 @@ def test_reaper_finds_a_worker_whose_agent_had_been_reaped_before(rig: Rig) -> N
     agent.workers.clear()
 
 
+def test_an_agent_of_ones_own_that_is_missed(rig: Rig) -> None:
+    """Only one that was there, and was taken for dead by whomever; not when it is back, nor before it could be."""
+    agent, reaper, patient = rig.agent(), rig.reaper(), Reaper(rig.channel(), rig.keys, doubt_s=1000.0)
+
+    def misses(who: Reaper) -> bool:
+        who.look()
+        return who.misses("a1")
+
+    assert [misses(reaper), misses(patient)] == [False, False]
+    agent.ledger.beat(_LONG_MS)
+    assert [misses(reaper), misses(patient)] == [False, False]
+    rig.redis.delete(rig.keys.heartbeat("a1"))
+    assert [misses(reaper), misses(reaper)] == [False, True]
+    assert [misses(patient), misses(patient)] == [False, False]
+    agent.ledger.beat(_LONG_MS)
+    assert [misses(reaper), misses(patient)] == [False, False]
+
+
 def test_burying_an_agent(rig: Rig) -> None:
     """The parent of an agent knows that it has ended: no heartbeat is waited for, and twice does no harm."""
     client, agent, worker, reaper = rig.client(), rig.agent(), rig.worker(), rig.reaper()

@@ -71,6 +71,17 @@ def test_its_agent_removes_it(tmp_path: Path) -> None:
     assert content(file) == CONTENT
 
 
+def test_what_a_killed_agent_has_left_is_found_by_the_next(tmp_path: Path) -> None:
+    """Also where no client makes a directory at the same place; what somebody holds stays."""
+    dead, alive = HostCache("ag1"), HostCache("ag2")
+    for cache in (dead, alive):
+        cache.open(NAME, len(CONTENT), Server().fetch).close()
+    assert dead._directory is not None
+    dead._directory.disown()
+    HostCache("ag3").open(NAME, len(CONTENT), Server().fetch).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"rush-executor-ag2", "rush-executor-ag3"}
+
+
 def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """The next worker fetches it, and the error is that of the one who asked."""
 
@@ -138,3 +149,24 @@ def test_what_nobody_uses_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     cache.open("c1-0a.3", len(CONTENT), server.fetch).close()
     cache.open(NAME, len(CONTENT), server.fetch).close()
     assert server.n_fetched == 4
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True], ids=["gone", "another one's"])
+def test_a_lock_that_was_waited_for_is_not_the_one_that_others_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_made_anew: bool
+) -> None:
+    """Whoever had it has removed its file, and somebody else may hold a new one: that is not touched."""
+    lock = tmp_path / "x.lock"
+    flock = cache_module.fcntl.flock
+
+    def wait(fd: int, how: int) -> None:
+        flock(fd, how)
+        if how == cache_module.fcntl.LOCK_EX:
+            lock.unlink()
+            if is_made_anew:
+                lock.write_text("another one's")
+
+    monkeypatch.setattr(cache_module.fcntl, "flock", wait)
+    with cache_module._lock(str(lock)) as is_current:
+        assert not is_current
+    assert lock.exists() == is_made_anew
