@@ -272,7 +272,8 @@ class Supervisor:
             self._stop_worker(worker_id, how)
         if stops:
             self._ledger.forget_ends(stops)
-        self._wanted_ends |= dict.fromkeys(set(wishes) - set(stops), now + _LOOK_FOR_TASK_S)
+        under_way = {task_id for task_id, _, _ in self._verdicts.values()}
+        self._wanted_ends |= dict.fromkeys(set(wishes) - set(stops) - under_way, now + _LOOK_FOR_TASK_S)
 
     def _stop_worker(self, worker_id: str, how: str) -> None:
         for worker in self._workers.values():
@@ -321,17 +322,18 @@ class Supervisor:
     def _end_wanted(self) -> float:
         """Ends tasks that somebody wants to end; returns when to look for the rest of them again."""
         now = time.monotonic()
-        settled = [task_id for task_id, until in self._wanted_ends.items() if now > until]
         for worker in self._workers.values():
             task_id = worker.slot.current()
             if task_id not in self._wanted_ends or worker.pid in self._verdicts:
                 continue
             if end_task(worker, lambda slot, task_id=task_id: slot.current() == task_id):  # type: ignore[misc]
                 self._verdicts[worker.pid] = (task_id, KILLED_TAG, 0.0)
-                settled.append(task_id)
-        if settled:
-            self._ledger.forget_ends(settled)
-            for task_id in settled:
+                # The wish goes with the worker: should this agent die now, whoever buries it still knows.
+                del self._wanted_ends[task_id]
+        not_found = [task_id for task_id, until in self._wanted_ends.items() if now > until]
+        if not_found:
+            self._ledger.forget_ends(not_found)
+            for task_id in not_found:
                 del self._wanted_ends[task_id]
         return now + _LOOK_AGAIN_S if self._wanted_ends else math.inf
 

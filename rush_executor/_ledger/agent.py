@@ -302,6 +302,7 @@ def _lose_worker(
             k.worker_bell(worker_id),
             ended_ids,
             k.client_ids,
+            k.kills(agent_id),
         ),
         [
             worker_id,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rush_executor._ledger.agent import CHARGE_ALL
 from rush_executor._ledger.connection import open_pool
 from rush_executor._ledger.notifications import AgentWatch
 from rush_executor._protocol.records import KILLED_TAG, TIMEOUT_TAG
@@ -53,6 +54,34 @@ def test_loser(rig: Rig) -> None:
     worker.finish(worker.claim())
     assert not client.uplink.kill(task)
     client.drain()
+
+
+@pytest.mark.parametrize("guilty", ["", CHARGE_ALL])
+def test_its_worker_is_lost_before(rig: Rig, guilty: str) -> None:
+    """Who asked was told that it is ended: so it is, though its agent did not come to it, and nobody runs it again."""
+    client, worker = rig.client(), rig.worker()
+    wanted, other = client.push(2, max_retries=5)
+    worker.claim(2)
+    assert client.uplink.kill(wanted)
+    assert rig.agent().lose(worker, guilty) == (1, 1)
+    [packets] = rig.agent().channel.sent[-1:]
+    rig.send_again(packets)
+    [(task, outcome)] = client.drain()
+    assert (task, outcome[:2]) == (wanted, KILLED_TAG + (b"1" if guilty else b"0"))
+    assert rig.queue() == [other]
+    assert rig.agent().ledger.wanted_ends() == []
+
+
+def test_its_agent_is_lost_before(rig: Rig) -> None:
+    """The same by whoever buries it."""
+    client, worker = rig.client(), rig.worker()
+    [task] = client.push(max_retries=5)
+    worker.claim()
+    assert client.uplink.kill(task)
+    rig.reaper().bury("a1")
+    assert [(name, outcome[:1]) for name, outcome in client.drain()] == [(task, KILLED_TAG)]
+    assert rig.queue() == []
+    rig.agent().workers.clear()
 
 
 def test_sent_twice(rig: Rig) -> None:

@@ -204,7 +204,7 @@ class _Model:
             if task.losses and outcome[0] in "FEfe":
                 self.losses[task.client_id, task.task_id] = task.losses
 
-    def lose(self, worker_id: str, guilty: str, tag: str) -> tuple[int, int]:
+    def lose(self, worker_id: str, agent_id: str, guilty: str, tag: str) -> tuple[int, int]:
         """Returns how many go back into the queue, and how many fail."""
         n_queued = n_failed = 0
         self.idle.discard(worker_id)
@@ -212,10 +212,12 @@ class _Model:
         for task in sorted(self.running.pop(worker_id, {}).values(), key=lambda task: task.task_id):
             is_guilty = guilty == task.task_id or (guilty == CHARGE_ALL and task.task_id not in unseen)
             task.losses += is_guilty
-            if not is_guilty or (tag == "L" and task.losses <= task.options.max_retries):
+            is_wanted = task.task_id in self.kills[agent_id]
+            self.kills[agent_id].discard(task.task_id)
+            if not is_wanted and (not is_guilty or (tag == "L" and task.losses <= task.options.max_retries)):
                 n_queued += self.go_back(task)
             elif self.has(task.client_id):
-                self.end(task, f"{tag}{task.losses}")
+                self.end(task, f"{tag if is_guilty and tag != 'L' else 'K' if is_wanted else 'L'}{task.losses}")
                 n_failed += 1
         return n_queued, n_failed
 
@@ -545,7 +547,7 @@ class _Ledger(RuleBasedStateMachine):
         was_there = worker.id in self.model.running
         held = list(self.model.running.get(worker.id, ()))
         culprit = CHARGE_ALL if guilty == 1 else held[guilty % len(held)] if held and guilty else ""
-        expected = self.model.lose(worker.id, culprit, tag.decode())
+        expected = self.model.lose(worker.id, worker.agent.id, culprit, tag.decode())
         assert worker.agent.lose(worker, culprit, tag) == expected
         self.keep(worker.agent.channel.sent[-1])
         # Nobody for one that was lost with its agent: those that were woken then have not come yet.
@@ -562,7 +564,7 @@ class _Ledger(RuleBasedStateMachine):
             self.send_at_once_again(self.reaper_channel.sent[n_sent:])
             lost = [name for name in model.running if self.agent_of[name] == agent_id]
             for worker_id in lost:
-                model.lose(worker_id, CHARGE_ALL, "L")
+                model.lose(worker_id, agent_id, CHARGE_ALL, "L")
             agent.workers.clear()
             # One after the other: each time some are woken, also for what others were woken for before.
             self.check_woken(len(model.queue) if lost else 0, most=len(model.idle) if lost else 0)

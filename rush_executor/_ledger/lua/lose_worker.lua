@@ -1,7 +1,7 @@
 -- Purpose: a worker has ended, well or badly: put right what it held.
 -- KEYS: 1 running_tasks:<worker>, 2 worker:<worker>, 3 worker_ids, 4 agent_workers:<agent>, 5 queued_tasks, 6 idle_workers,
 --       7 heartbeat:<agent>, 8 network, 9 failed_tasks, 10 ends, 11 worker_queue:<worker>, 12 worker_bell:<worker>,
---       13 terminated_, killed_ or lost_worker_ids, 14 client_ids
+--       13 terminated_, killed_ or lost_worker_ids, 14 client_ids, 15 kills:<agent>
 -- ARGV: 1 worker id, 2 whom to charge: a task id, '*' for all that it held and may have begun, '' for none,
 --       3 '1' to do it only while the agent has no heartbeat (a reaper asks), else '0' (the agent itself asks),
 --       4 how it ended (JSON), 5-8 prefixes of task:, client:, inbox:, blob:,
@@ -11,7 +11,8 @@
 --       18 max_retries of a client's task that has none in its record (one of the network's own has none then)
 -- Returns: {tasks queued again, tasks failed, 1 when the network has no client and waits to be deleted, else 0};
 --   {-1, -1, 0} when the agent turned out to be alive
--- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed.
+-- Row: running, worker lost -> queued (charged or not) | failed; running, time limit or kill -> failed. One that somebody
+-- wants to be ended is not queued again, whatever its worker was lost by: who asked was told that it is.
 -- Loser: the worker: its later outcomes and claims are refused.
 -- Sent twice: the first has emptied running_tasks and taken the worker off the lists; the second finds nothing.
 -- A task whose client is gone does not go back, it is dropped. If the worker's task has submitted tasks, the client that it
@@ -54,11 +55,12 @@ for _, id in ipairs(held) do
     if is_guilty then
       losses = losses + 1
     end
+    local is_wanted = redis.call('SREM', KEYS[15], id) == 1
     local client = task[5]
     if not is_there(client) then
       drop(key, ARGV[8], task[6])
-    elseif is_guilty and (ARGV[9] ~= 'L' or losses > tonumber(task[4] or client and ARGV[18] or '0')) then
-      local outcome = ARGV[9] .. losses .. ' ' .. ARGV[4]
+    elseif is_wanted or is_guilty and (ARGV[9] ~= 'L' or losses > tonumber(task[4] or client and ARGV[18] or '0')) then
+      local outcome = (is_guilty and ARGV[9] ~= 'L' and ARGV[9] or is_wanted and 'K' or 'L') .. losses .. ' ' .. ARGV[4]
       if client and not durable then
         drop(key, ARGV[8], task[6])
       else
