@@ -146,6 +146,8 @@ class Supervisor:
         self._reaper = Reaper(self._channel, self._keys, doubt_s=settings.config.doubt_s)
         self._watch = AgentWatch(self._pool, self._keys, settings.agent_id)
         self._network: NetworkRecord | None = None
+        # Of the network that was found last.
+        self._epoch = ""
         self._workers: dict[int, WorkerProcess] = {}
         self._ready_pids: set[int] = set()
         # Those that were told to leave when they have done what they run.
@@ -343,12 +345,26 @@ class Supervisor:
         if network is not None and network.keeps and self._settings.client_id is not None:
             # Its client is being told that this is no network for an executor.
             network = None
-        if network is not None and (self._network is None or network.epoch != self._network.epoch):
+        if network is not None and network.epoch != self._epoch:
+            self._epoch = network.epoch
             self._n_failed_starts = 0
+            if not network.keeps:
+                self._end_obsolete()
             if not self._has_notifications:
                 self._has_notifications = True
                 ensure_notifications(connect(self._pool))
         self._network = network
+
+    def _end_obsolete(self) -> None:
+        """Ends the workers of a creation of the network that is no more.
+
+        What they run was submitted again, or nobody waits for it any more, and their results are refused: until they
+        had finished they would be in the way of what is queued.
+        """
+        for pid in self._workers:
+            # By no fault of theirs.
+            self._leaving_pids.add(pid)
+            kill(pid)
 
     def _able(self) -> list[WorkerProcess]:
         """Workers that take tasks, now or when they have done what they run."""

@@ -299,6 +299,21 @@ def test_the_same_of_a_rush(kill_private_server: Callable[[], None], tmp_path: P
         assert_says_how_it_ended(error_info.value)
 
 
+def test_what_runs_for_a_network_that_is_lost_is_in_nobodys_way(tmp_path: Path, eventually: Eventually) -> None:
+    """The server comes back empty: the only worker is at a task that was submitted again, and will not finish."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with Server() as server, RushExecutor(1, url=server.url) as executor:
+        future = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        told.unlink()
+        server.kill()
+        server.start_again()
+        eventually(told.exists)
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+        assert executor.submit(pow, 2, 2).result(DEADLINE_S) == 4
+
+
 # ------------------------------------------------------------------------------------ an agent that stands still
 
 
