@@ -85,6 +85,8 @@ _NOT_NOW = re.compile(
     r"(?:LOADING|BUSY|OOM|READONLY|MISCONF|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b"
 )
 _NOT_NOW_CLASSES = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, NoScriptError)
+# Of a private server that has ended.
+_NOT_BACK = "It will not be back. A server that is to outlive programs is started by itself, and passed as url=."
 
 
 class NetworkGone(Exception):
@@ -260,7 +262,7 @@ class Channel:
                     try:
                         self._check_server()
                     except ServerError as end:
-                        raise NetworkLostError(str(end)) from error
+                        raise NetworkLostError(f"{end}\n{_NOT_BACK}") from error
                 now = time.monotonic()
                 give_up_at = give_up_at or now + self._reconnect_timeout_s
                 if now >= give_up_at or self._stopping.is_set():

@@ -106,6 +106,9 @@ _POLL_S = 0.001
 # call, takes longer and ends without us.
 _EXIT_TIMEOUT_S = 2.0
 _LOG_TAIL_BYTES = 2000
+# What a server logs when it has come up. Before that it says the same each time.
+_READY = "eady to accept connections"
+_RUNNING = "Pass url= to use a server that is already running."
 
 
 @dataclass(frozen=True)
@@ -311,9 +314,10 @@ class EmbeddedServer:
         deadline = time.monotonic() + timeout_s
         while not _answers(path, timeout_s=deadline - time.monotonic()):
             if self.has_ended():
-                self._give_up(f"ended with exit code {_exit_text(self._process.returncode)} before it answered")
+                text = f"ended with exit code {_exit_text(self._process.returncode)} before it answered"
+                self._give_up(text, advice=_RUNNING)
             if time.monotonic() >= deadline:
-                self._give_up(f"did not answer within {timeout_s:g} s")
+                self._give_up(f"did not answer within {timeout_s:g} s", advice=_RUNNING)
             time.sleep(_POLL_S)
 
     def check(self) -> None:
@@ -323,7 +327,7 @@ class EmbeddedServer:
             ServerError: It has ended.
         """
         if self.has_ended():
-            self._give_up(f"has ended, with exit code {_exit_text(self._process.returncode)}")
+            self._give_up(f"has ended, with exit code {_exit_text(self._process.returncode)}", since=_READY)
 
     def stop(self) -> None:
         """Ends the server and removes its directory.
@@ -344,13 +348,17 @@ class EmbeddedServer:
         # Not the parent, so not told of the end: `poll` would take ECHILD for it.
         return os.getpid() == self._owner_pid and self._process.poll() is not None
 
-    def _give_up(self, what: str) -> NoReturn:
+    def _give_up(self, what: str, *, since: str = "", advice: str = "") -> NoReturn:
         with self._lock:
-            # Whoever comes second finds no log any more.
-            self._last_words = self._last_words or (
-                f"The private server {self.binary.path} (pid {self.pid}) {what}. The end of its log: "
-                f"{_log_tail(self.directory)}\nPass url= to use a server that is already running."
-            )
+            if not self._last_words:
+                # Whoever comes second finds no log any more.
+                log = _log_tail(self.directory, since)
+                text = f"The private server {self.binary.path} (pid {self.pid}) {what}."
+                if log:
+                    text += f" The end of its log:\n{log}"
+                elif not since:
+                    text += " The end of its log: (empty)"
+                self._last_words = f"{text}\n{advice}" if advice else text
             self.stop()
         raise ServerError(self._last_words)
 
@@ -599,14 +607,16 @@ def _exit_text(code: int) -> str:
     return f"{code} (killed by SIGKILL: out of memory?)" if code == -signal.SIGKILL else str(code)
 
 
-def _log_tail(directory: str) -> str:
+def _log_tail(directory: str, since: str) -> str:
+    """The end of the log, without what comes before the last line that `since` is in, if there is one."""
     try:
         with (Path(directory) / _LOG_NAME).open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").strip()
+            text = file.read().decode(errors="replace").strip()
     except OSError as error:
         return f"({error})"
-    return "\n" + lines if lines else "(empty)"
+    _, found, behind = text.rpartition(since) if since else ("", "", "")
+    return behind.partition("\n")[2] if found else text
 
 
 def _answers(path: str, *, timeout_s: float) -> bool:

@@ -377,6 +377,21 @@ def test_a_server_that_hangs_does_not_hang_its_owner(server: EmbeddedServer) -> 
     assert not is_alive(server.pid)
 
 
+def test_what_a_server_said_that_has_ended(server: EmbeddedServer) -> None:
+    """Not what each says at its start; and the same to whoever asks second, when its directory is gone."""
+    server.check()
+    os.kill(server.pid, signal.SIGTERM)
+    server._process.wait()
+    texts = []
+    for _ in range(2):
+        with pytest.raises(ServerError, match=r"(?s)has ended, with exit code 0\..*SIGTERM") as error_info:
+            server.check()
+        texts.append(str(error_info.value))
+    assert texts[0] == texts[1]
+    assert "eady to accept connections" not in texts[0]
+    assert not Path(server.directory).exists()
+
+
 def test_it_waits_while_the_server_loads(root: Path) -> None:
     """-LOADING is not yet an answer; a refusal for want of a password is."""
     for said, expected in (
