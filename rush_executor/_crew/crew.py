@@ -123,8 +123,8 @@ class Crew:
             self._agent = None
             why = "; what it printed to stderr says why" if agent.returncode > 0 else ": somebody has killed it"
             raise NoWorkers(
-                f"the agent of the workers ended {self._n_short_lives} times in a row within {_SHORT_LIFE_S:g} s of its "
-                f"start, the last time with exit code {agent.returncode}{why}"
+                f"the agent of the workers ended {self._n_short_lives} times in a row within {_SHORT_LIFE_S:g} s of "
+                f"its start, the last time with exit code {agent.returncode}{why}"
             )
         self._close_pipe()
         successor = replace(settings, agent_id=new_id())
