@@ -469,7 +469,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
-            exitcode = reap(worker.pid)
+            exitcode = reap(worker)
             if worker.slot.is_ready() and worker.pid not in self._ready_pids:
                 self._ready_pids.add(worker.pid)
                 self._n_failed_starts = 0

@@ -85,7 +85,8 @@ def fork_worker(worker_id: str, run: Callable[[Slot], int]) -> WorkerProcess:
 
 def kill(pid: int) -> None:
     """Kills a worker, and the processes that its tasks have started."""
-    with contextlib.suppress(ProcessLookupError):
+    # One that has ended, and started nothing, is no error; nor is it where a system calls that forbidden.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
@@ -133,14 +134,22 @@ def _lead_group(pid: int) -> None:
         os.setpgid(pid, 0)
 
 
-def reap(pid: int) -> int | None:
-    """Exit code of a child that has ended, as `multiprocessing.Process.exitcode`; None while it runs."""
+def reap(worker: WorkerProcess) -> int | None:
+    """Exit code of a worker that has ended, as `multiprocessing.Process.exitcode`; None while it runs.
+
+    What its tasks have started ends with it, unless it has left in peace: it is not to go on beside the next attempt.
+    """
     try:
-        reaped, status = os.waitpid(pid, os.WNOHANG)
+        end = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if end is None:
+            return None
+        if (end.si_code, end.si_status) != (os.CLD_EXITED, 0) or worker.slot.current():
+            # Now: until it is reaped, its number is that of no other process or group.
+            kill(worker.pid)
+        return os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
     except ChildProcessError:
         # Somebody else reaped it; how it ended is not to be known.
         return 255
-    return os.waitstatus_to_exitcode(status) if reaped else None
 
 
 def describe_exit(exitcode: int) -> str:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,6 +76,15 @@ def note(path: str, text: str) -> str:
     finally:
         os.close(fd)
     return text
+
+
+def start_sleeper(path: str, end: Callable[[], object]) -> None:
+    """Starts a process and notes its number; then ends as it is told."""
+    import subprocess
+
+    sleeper = subprocess.Popen(["sleep", "600"])
+    note(path, str(sleeper.pid))
+    end()
 
 
 # ------------------------------------------------------------------------------------------------------------ ends

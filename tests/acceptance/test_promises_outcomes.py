@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import logging
 import os
 import random
@@ -324,6 +325,42 @@ def test_promise_11_a_crash_is_the_crash_of_one_task(
         assert word in str(failure)
     assert [f.result(DEADLINE_S) for f in before + after] == 2 * [x * x for x in range(20)]
     assert executor.submit(tasks.square, 9).result(DEADLINE_S) == 81
+
+
+@pytest.mark.parametrize(
+    "end", [functools.partial(os._exit, 3), functools.partial(os._exit, 0), tasks.segfault], ids=["3", "0", "segfault"]
+)
+def test_promise_11_what_a_crashed_task_has_started_ends(
+    lone: RushExecutor, tmp_path: Path, eventually: Eventually, end: Callable[[], object]
+) -> None:
+    """Promise 11: it is not there beside the next attempt, nor afterwards."""
+    notes = tmp_path / "notes"
+    future = lone.options(max_retries=1).submit(tasks.start_sleeper, str(notes), end)
+    assert isinstance(future.exception(DEADLINE_S), WorkerLostError)
+    pids = [int(pid) for pid in notes.read_text().split()]
+    assert len(pids) == 2
+    eventually(lambda: not any(map(_runs, pids)))
+
+
+def test_promise_11_what_the_task_of_a_worker_in_peace_has_started_lives(server_url: str, tmp_path: Path) -> None:
+    """Promise 11: a worker that leaves by itself has not crashed."""
+    notes = tmp_path / "notes"
+    with RushExecutor(1, url=server_url, max_tasks_per_child=1) as executor:
+        executor.submit(tasks.start_sleeper, str(notes), int).result(DEADLINE_S)
+        # It has been reaped when the next one is there.
+        executor.submit(tasks.pid).result(DEADLINE_S)
+    pid = int(notes.read_text())
+    assert _runs(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_promise_11_tried_three_times_in_all(executor: RushExecutor, tmp_path: Path) -> None:
