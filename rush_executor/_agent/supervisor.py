@@ -29,7 +29,7 @@ from typing import Final
 
 from rush_executor._agent.notices import Notices
 from rush_executor._agent.stderr import StderrRelay
-from rush_executor._agent.workers import WorkerProcess, describe_exit, end_task, fork_worker, kill, reap
+from rush_executor._agent.workers import WorkerProcess, ask_to_leave, describe_exit, end_task, fork_worker, kill, reap
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
 from rush_executor._ledger.client import retire_client
@@ -106,9 +106,8 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 # It left, or somebody ended it.
 _NO_TASKS_FAULT: Final = (0, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM)
 
-# What a worker does in its process: agent's settings, network, worker id, slot, descriptor that wakes the agent -> exit
-# code.
-WorkerMain = Callable[[AgentSettings, NetworkRecord, str, Slot, int], int]
+# What a worker does in its process: agent's settings, network, worker id, slot -> exit code.
+WorkerMain = Callable[[AgentSettings, NetworkRecord, str, Slot], int]
 
 
 class Supervisor:
@@ -171,7 +170,7 @@ class Supervisor:
         # How many need no successor: they were stopped, or, in a network that keeps its tasks, have done what they were
         # started for.
         self._n_done = 0
-        self._wakeup_w = -1
+        self._wakeup = (-1, -1)
         self._relay = StderrRelay()
         self._notices = Notices(is_silent=settings.owner_fd is not None)
         self._n_failed_starts = 0
@@ -191,11 +190,10 @@ class Supervisor:
             NetworkLostError: The server stayed away for longer than the grace; the workers have been ended.
         """
         lost: NetworkLostError | None = None
-        wakeup_r, wakeup_w = os.pipe()
+        self._wakeup = wakeup_r, wakeup_w = os.pipe()
         os.set_blocking(wakeup_r, False)
         os.set_blocking(wakeup_w, False)
         signal.set_wakeup_fd(wakeup_w, warn_on_full_buffer=False)
-        self._wakeup_w = wakeup_w
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
@@ -283,9 +281,7 @@ class Supervisor:
                 self._killed.add(worker_id)
                 kill(worker.pid)
             elif worker.worker_id == worker_id:
-                if worker_id not in self._asked and worker.pid not in self._leaving_pids:
-                    # A second signal would end it in the middle of its task.
-                    os.kill(worker.pid, signal.SIGTERM)
+                ask_to_leave(worker)
                 self._asked.add(worker_id)
                 if how == RESTART:
                     self._restarting.add(worker_id)
@@ -397,11 +393,7 @@ class Supervisor:
         idle_last = sorted(able, key=lambda worker: not worker.slot.current())
         for worker in idle_last[-n_surplus:]:
             self._leaving_pids.add(worker.pid)
-            if worker.worker_id in self._asked:
-                continue
-            # It may have ended, and not been reaped yet.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGTERM)
+            ask_to_leave(worker)
         return math.inf
 
     def _fill_up(self) -> None:
@@ -422,7 +414,7 @@ class Supervisor:
 
             def run(slot: Slot, worker_id: str = worker_id, network: NetworkRecord = network) -> int:
                 self._become_worker()
-                return self._worker_main(self._settings, network, worker_id, slot, self._wakeup_w)
+                return self._worker_main(self._settings, network, worker_id, slot)
 
             # A signal must never find our handler in the new worker.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -459,6 +451,8 @@ class Supervisor:
             signal.signal(signum, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for fd in self._wakeup:
+            os.close(fd)
         if self._settings.owner_fd is not None:
             os.close(self._settings.owner_fd)
         # Closes this process's copies; the agent's connections live on.

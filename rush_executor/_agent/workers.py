@@ -16,7 +16,7 @@ from typing import Final
 from rush_executor._agent.stderr import WorkerStderr
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 
-__all__ = ["WorkerProcess", "describe_exit", "end_task", "fork_worker", "kill", "reap"]
+__all__ = ["WorkerProcess", "ask_to_leave", "describe_exit", "end_task", "fork_worker", "kill", "reap"]
 
 # A process that is deep in the kernel stops late; then it is in no other task either.
 _STOP_S: Final = 0.5
@@ -88,6 +88,20 @@ def kill(pid: int) -> None:
     # One that has ended, and started nothing, is no error; nor is it where a system calls that forbidden.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def ask_to_leave(worker: WorkerProcess) -> None:
+    """Has a worker leave when it has done what it runs; no harm if it has been asked, or has ended.
+
+    The slot says it. The signal breaks off a wait for work, and ends a worker that has not begun; one that runs a task
+    gets none, which the task could take for its own, or have no handler for.
+    """
+    if worker.slot.is_leaving():
+        return
+    worker.slot.set_leaving()
+    if not worker.slot.current():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGTERM)
 
 
 def end_task(worker: WorkerProcess, is_wanted: Callable[[Slot], bool]) -> bool:

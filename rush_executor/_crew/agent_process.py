@@ -59,7 +59,7 @@ def _import_client() -> None:
     import rush_executor._client.session  # noqa: F401, PLC0415
 
 
-def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, slot: Slot, wake_fd: int) -> int:
+def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str, slot: Slot) -> int:
     worker = WorkerSettings(
         config=settings.config,
         record=network,
@@ -68,7 +68,7 @@ def _worker_main(settings: AgentSettings, network: NetworkRecord, worker_id: str
         host=socket.gethostname(),
         max_tasks=settings.max_tasks_per_child,
         slot=slot,
-        wake_fd=wake_fd,
+        agent_pid=os.getppid(),
     )
     if network.keeps:
         from rush_executor._rush_worker.main import run_rush_worker  # noqa: PLC0415 - most agents need none of it

@@ -7,6 +7,8 @@ rather than as half an id.
 
 A worker that dies before it said that it is ready died of its start, not of a task. One that waits says so: its task
 has submitted others and they have not all ended, so the agent sees to it that somebody runs them.
+
+One byte goes the other way: that the worker is to leave, which the worker looks at before each task and each claim.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ SLOT_SIZE = 280
 _LENGTH = 0
 _READY = 1
 _WAITING = 2
+_LEAVING = 3
 _LIMITS = 8
 _ID = 24
 _limits: Final = struct.Struct("<dd")
@@ -57,6 +60,14 @@ class Slot:
     def is_waiting(self) -> bool:
         """Whether the task may be waiting for others."""
         return bool(self._buffer[_WAITING])
+
+    def set_leaving(self) -> None:
+        """The worker is to leave when it has done what it runs; nobody takes that back."""
+        self._buffer[_LEAVING] = 1
+
+    def is_leaving(self) -> bool:
+        """Whether the worker is to leave."""
+        return bool(self._buffer[_LEAVING])
 
     def begin(self, task_id: str, end_at: float = 0.0, timeout_s: float = 0.0) -> None:
         """The worker starts on this task, which must have ended at a time; zeros for no limit: see `limits`."""

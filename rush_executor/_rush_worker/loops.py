@@ -16,7 +16,7 @@ from rush_executor._protocol.names import check_names
 from rush_executor._rush_worker.seeds import with_rng_state
 from rush_executor._worker.courier import start_courier
 from rush_executor._worker.loop import TaskLoop
-from rush_executor._worker.main import install_signal_handlers
+from rush_executor._worker.signals import WorkerSignals
 from rush_executor.errors import TaskTimeoutError, WorkerLostError
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def worker_loop_default(
         _RowDecoder(seat.codec, fun, constants or {}),
         seat.slot,
         max_tasks=None,
-        wake_fd=seat.wake_fd,
+        agent_pid=seat.agent_pid,
         is_over=lambda: rush.terminated_on_idle,
     )
     if seat.slot_is_watched:
-        install_signal_handlers(loop)
-    loop.is_leaving = seat.is_leaving
+        loop.signals = WorkerSignals(loop, seat.slot)
+        loop.signals.install()
     start_courier(loop)
     loop.run()
 

@@ -18,8 +18,8 @@ from rush_executor._payload import Decoder
 from rush_executor._rush_worker.seat import Seat
 from rush_executor._rush_worker.worker import RushWorker
 from rush_executor._worker.logs import WorkerLog, start_logging
-from rush_executor._worker.loop import LeaveNow
-from rush_executor._worker.main import WorkerSettings, install_signal_handlers, watch_forks
+from rush_executor._worker.main import WorkerSettings
+from rush_executor._worker.signals import LeaveNow, WorkerSignals, watch_forks
 from rush_executor.errors import NetworkLostError, PayloadError
 
 __all__ = ["run_rush_worker"]
@@ -42,7 +42,7 @@ def run_rush_worker(settings: WorkerSettings, start_id: str) -> int:
     Returns:
         Exit code of the process: 0 when the loop has returned, 1 when it has failed.
     """
-    seat = Seat(settings.config, settings.worker_id, settings.record.epoch, settings.slot, settings.wake_fd)
+    seat = Seat(settings.config, settings.worker_id, settings.record.epoch, settings.slot, settings.agent_pid)
     seat.slot_is_watched = True
     log: WorkerLog | None = None
     try:
@@ -66,7 +66,7 @@ def run_rush_worker(settings: WorkerSettings, start_id: str) -> int:
 def _run_loop(seat: Seat, loop: Any, kwargs: dict[str, Any]) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable(2, all_threads=False)
-    install_signal_handlers(seat)
+    WorkerSignals(seat, seat.slot).install()
     watch_forks(seat.channel, seat)
     # Forked from one process, all workers would draw the same numbers.
     random.seed()

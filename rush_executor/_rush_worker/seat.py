@@ -24,6 +24,7 @@ from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import KILL, RESTART, TERMINATE, Loss
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._protocol.states import TERMINATED
+from rush_executor._worker.signals import wake_agent
 from rush_executor.errors import NetworkLostError
 
 __all__ = ["ALL_TASKS", "Seat"]
@@ -43,11 +44,11 @@ class Seat:
         worker_id: The worker.
         epoch: Which creation of the network it works for.
         slot: Shared with the agent; None for a worker that stands alone.
-        wake_fd: A byte written here has the agent look at the slot; -1 for none.
+        agent_pid: The process of the agent, which looks at the slot when it is woken; 0 for none.
     """
 
     def __init__(
-        self, config: NetworkConfig, worker_id: str, epoch: str, slot: Slot | None = None, wake_fd: int = -1
+        self, config: NetworkConfig, worker_id: str, epoch: str, slot: Slot | None = None, agent_pid: int = 0
     ) -> None:
         self.config = config
         self.worker_id = worker_id
@@ -60,11 +61,10 @@ class Seat:
         self.tasks = TaskLedger(self.channel, self.keys)
         self.reader = NetworkReader(self.channel, self.keys)
         self.slot = slot or Slot(bytearray(SLOT_SIZE))
-        self.wake_fd = wake_fd
+        self.agent_pid = agent_pid
         # Whether this process is a worker's and nothing else, so that its signals are meant for the worker.
         self.slot_is_watched = False
         # For the signal handlers, as in `TaskLoop`.
-        self.is_leaving = False
         self.is_waiting = False
         self.is_in_task = True
         self.is_copy = False
@@ -105,10 +105,7 @@ class Seat:
 
     def wake_agent(self) -> None:
         """Has the agent look at the slot now."""
-        if self.wake_fd >= 0:
-            # When it has many bytes to read, one less is fine.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self.wake_fd, b"\0")
+        wake_agent(self.agent_pid)
 
     def leave(self) -> None:
         """Ends a worker that stands alone; what it holds is put right."""
@@ -158,7 +155,7 @@ class _Pulse:
                 # Nobody can kill the process that somebody sits in front of: any wish is a request to end.
                 wishes = {f"{how}:{self._seat.worker_id}" for how in (TERMINATE, KILL, RESTART)}
                 if wishes & set(self._ledger.wanted_ends()):
-                    self._seat.is_leaving = True
+                    self._seat.slot.set_leaving()
                     self._ledger.drain([self._seat.worker_id])
             except (NetworkLostError, NetworkGone, WorkerGone, Refused) as error:
                 logger.debug("no sign of life could be given: %s", error)

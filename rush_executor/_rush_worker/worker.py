@@ -24,7 +24,7 @@ from rush_executor._protocol.records import Claim
 from rush_executor._protocol.states import RUNNING
 from rush_executor._rush_worker.seat import ALL_TASKS, Seat
 from rush_executor._view.reader import NetworkView
-from rush_executor._worker.loop import LeaveNow
+from rush_executor._worker.signals import LeaveNow
 from rush_executor.errors import PayloadError, RushError, ServerError
 
 __all__ = ["PoppedTask", "RushWorker"]
@@ -147,12 +147,12 @@ class RushWorker(NetworkView, TaskPusher):
     @property
     def terminated(self) -> bool:
         """Whether somebody wants this worker to end: a loop asks before each task, it costs nothing."""
-        return self._seat.is_leaving
+        return self._seat.slot.is_leaving()
 
     @property
     def terminated_on_idle(self) -> bool:
         """Whether the worker is to end because the queue is empty: see `terminate_workers` of `push_tasks`."""
-        if self._seat.is_leaving:
+        if self._seat.slot.is_leaving():
             return True
         with self._ledger_lock:
             return self._ledger.is_terminated_on_idle()
@@ -295,7 +295,7 @@ class RushWorker(NetworkView, TaskPusher):
             try:
                 with seat.lock:
                     seat.is_waiting = wait_s > 0
-                    if seat.is_leaving:
+                    if seat.slot.is_leaving():
                         return None
                     # Nothing is to be handed to this worker after the wait: what its caller does then may take long.
                     claimed = seat.ledger.exchange([], limit=1, wait=wait_s > 0, wait_s=wait_s, known=self._held)

@@ -8,7 +8,6 @@ The connection is shared under `lock`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -26,9 +25,10 @@ from rush_executor._protocol.ids import client_of
 from rush_executor._protocol.records import Claim
 from rush_executor._protocol.slots import Slot
 from rush_executor._worker.pace import BATCH_S, Pace
+from rush_executor._worker.signals import LeaveNow, WorkerSignals, wake_agent
 from rush_executor.errors import NetworkLostError, PayloadError
 
-__all__ = ["LeaveNow", "TaskClient", "TaskLoop"]
+__all__ = ["TaskClient", "TaskLoop"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +66,6 @@ class TaskClient(Protocol):
         """The task has ended: waits for what it has submitted; after a failure only for what is being run."""
 
 
-class LeaveNow(BaseException):
-    """Raised by a signal handler in a worker that is waiting for work."""
-
-
 class TaskLoop:
     """Claims and runs tasks until told to leave.
 
@@ -77,9 +73,9 @@ class TaskLoop:
         ledger: This worker's transitions.
         lock: Guards the ledger's connection.
         decoder: Opens calls and packs results.
-        slot: Where the agent reads what is being run.
+        slot: Where the agent reads what is being run, and this loop whether the worker is to leave.
         max_tasks: Leave after so many tasks; None for never.
-        wake_fd: A byte written here has the agent look at the slot.
+        agent_pid: The process of the agent, which looks at the slot when it is woken; 0 for none.
         is_over: Asked when the queue was found empty: whether the worker is to leave; None for never.
     """
 
@@ -91,7 +87,7 @@ class TaskLoop:
         slot: Slot,
         *,
         max_tasks: int | None,
-        wake_fd: int,
+        agent_pid: int,
         is_over: Callable[[], bool] | None = None,
     ) -> None:
         self.lock = lock
@@ -100,18 +96,19 @@ class TaskLoop:
         self.n_started = 0
         self.is_waiting = False
         self.is_in_task = False
-        self.is_leaving = False
         # This process is a child that a task has forked, and no worker.
         self.is_copy = False
         self.busy = threading.Event()
         self.fetch_error: Exception | None = None
         # Of the running task, if it submits tasks itself.
         self.task_client: TaskClient | None = None
+        # Put back after each task, where this process has handlers of its own.
+        self.signals: WorkerSignals | None = None
         self._ledger = ledger
         self._decoder = decoder
         self._slot = slot
         self._tasks_left = max_tasks
-        self._wake_fd = wake_fd
+        self._agent_pid = agent_pid
         self._is_over = is_over
         self._pace = Pace()
         self._n_queued = 1
@@ -122,7 +119,7 @@ class TaskLoop:
     def run(self) -> None:
         """Works until the worker is told to leave, has done its number of tasks, or the ledger disowns it."""
         try:
-            while not self.is_leaving and self._tasks_left != 0:
+            while not self._slot.is_leaving() and self._tasks_left != 0:
                 if self.held:
                     self._run_next()
                 else:
@@ -192,7 +189,7 @@ class TaskLoop:
                     _tell_refused(self._ledger.finish(outcomes))
                     outcomes = []
                 self.is_waiting = waits
-                if self.is_leaving:
+                if self._slot.is_leaving():
                     # The signal came before the line above: nobody would end the wait.
                     raise LeaveNow
                 claimed = self._ledger.exchange(outcomes, limit=limit, wait=waits, rests=self._is_over is None)
@@ -202,7 +199,7 @@ class TaskLoop:
                 raise
             self.is_waiting = False
         if self._is_over is not None and not claimed.claims and self._is_over():
-            self.is_leaving = True
+            self._slot.set_leaving()
         self._took(claimed)
 
     def _limit(self) -> int:
@@ -315,6 +312,8 @@ class TaskLoop:
         if self.is_copy:
             _end_copy(None)
         _flush_streams()
+        if self.signals is not None:
+            self.signals.put_back()
         return Outcome(claim, is_failure, body)
 
     def _call(self, claim: Claim) -> bytes:
@@ -349,9 +348,7 @@ class TaskLoop:
 
     def wake_agent(self) -> None:
         """Has the agent look at the slot."""
-        # When it has many bytes to read, one less is fine.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_fd, b"\0")
+        wake_agent(self._agent_pid)
 
     def _start_clock(self, timeout_s: float) -> None:
         """The time limit is the call's. A new worker, in the place of one that was killed, loads everything anew.

@@ -9,12 +9,10 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 import threading
 import traceback
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Final, Protocol
+from typing import Final
 
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import NetworkRecord, break_network
@@ -27,17 +25,11 @@ from rush_executor._shared.cache import HostCache
 from rush_executor._worker.courier import start_courier
 from rush_executor._worker.files import TaskFiles
 from rush_executor._worker.here import Here, settle
-from rush_executor._worker.loop import LeaveNow, TaskLoop
+from rush_executor._worker.loop import TaskLoop
+from rush_executor._worker.signals import LeaveNow, WorkerSignals, watch_forks
 from rush_executor.errors import NetworkLostError
 
-__all__ = [
-    "EXIT_INITIALIZER",
-    "Interruptible",
-    "WorkerSettings",
-    "install_signal_handlers",
-    "run_worker",
-    "watch_forks",
-]
+__all__ = ["EXIT_INITIALIZER", "WorkerSettings", "run_worker"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +49,7 @@ class WorkerSettings:
         host: Host name of this machine.
         max_tasks: Leave after so many tasks; None for never.
         slot: Shared with the agent.
-        wake_fd: A byte written here has the agent look at the slot.
+        agent_pid: The process of the agent, which looks at the slot when it is woken.
     """
 
     config: NetworkConfig
@@ -67,7 +59,7 @@ class WorkerSettings:
     host: str
     max_tasks: int | None
     slot: Slot = field(repr=False)
-    wake_fd: int
+    agent_pid: int
 
 
 def run_worker(settings: WorkerSettings) -> int:
@@ -92,7 +84,7 @@ def run_worker(settings: WorkerSettings) -> int:
         return TaskFiles(client_id, cache, fetch, keeps_results=not settings.record.is_durable)
 
     decoder = Decoder(config.network_id, config.secret, fetch, files_of)
-    loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks, wake_fd=settings.wake_fd)
+    loop = TaskLoop(ledger, lock, decoder, settings.slot, max_tasks=settings.max_tasks, agent_pid=settings.agent_pid)
     try:
         text = _initialize(decoder, settings.record)
         if text is not None:
@@ -103,7 +95,8 @@ def run_worker(settings: WorkerSettings) -> int:
         if not faulthandler.is_enabled():
             # Where a crash was: the client is told the last lines of stderr.
             faulthandler.enable(2, all_threads=False)
-        install_signal_handlers(loop)
+        loop.signals = WorkerSignals(loop, settings.slot)
+        loop.signals.install()
         watch_forks(channel, loop)
         start_courier(loop)
         settle(Here(config, settings.record, settings.worker_id, ledger=ledger, loop=loop, slot=settings.slot))
@@ -125,64 +118,3 @@ def _initialize(decoder: Decoder, record: NetworkRecord) -> str | None:
         own = error.__traceback__
         return "".join(traceback.format_exception(type(error), error, own.tb_next if own else None))
     return None
-
-
-class Interruptible(Protocol):
-    """What the signals of a worker's process are about.
-
-    Attributes:
-        is_leaving: It was told to end.
-        is_waiting: It waits for work: nothing is lost if that is broken off.
-        is_in_task: It runs a user's code.
-        is_copy: This process is a child that a task has forked, and no worker.
-    """
-
-    is_leaving: bool
-    is_waiting: bool
-    is_in_task: bool
-    is_copy: bool
-
-
-def install_signal_handlers(loop: Interruptible) -> None:
-    """Has SIGTERM and SIGINT do what people expect of them."""
-
-    def leave(signum: int, _frame: FrameType | None) -> None:
-        """SIGTERM: finish the running task, hand back the rest, leave; a second one means now."""
-        if loop.is_leaving:
-            os._exit(128 + signum)
-        loop.is_leaving = True
-        if loop.is_waiting:
-            raise LeaveNow
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        """SIGINT: a task that raises it in itself gets its KeyboardInterrupt; between tasks nobody means the worker."""
-        if loop.is_in_task:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, interrupt)
-
-
-def watch_forks(channel: Channel, loop: Interruptible) -> None:
-    """Has a process that a task forks be no worker: signals and the connection are not its own.
-
-    The two signals wait meanwhile: one that a child gets while it still has the worker's handlers would be swallowed,
-    and whoever sent it (`Process.terminate`, say) would wait for the child's end for ever.
-    """
-    blocked: list[set[int | signal.Signals]] = []
-
-    def before() -> None:
-        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT)))
-
-    def restore() -> None:
-        if blocked:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked.pop())
-
-    def leave_to_child() -> None:
-        loop.is_copy = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        channel.close()
-        restore()
-
-    os.register_at_fork(before=before, after_in_parent=restore, after_in_child=leave_to_child)

@@ -78,15 +78,6 @@ def note(path: str, text: str) -> str:
     return text
 
 
-def start_sleeper(path: str, end: Callable[[], object]) -> None:
-    """Starts a process and notes its number; then ends as it is told."""
-    import subprocess
-
-    sleeper = subprocess.Popen(["sleep", "600"])
-    note(path, str(sleeper.pid))
-    end()
-
-
 # ------------------------------------------------------------------------------------------------------------ ends
 
 
@@ -131,6 +122,37 @@ def die_once(path: str) -> str:
     if len(Path(path).read_text().split()) == 1:
         die()
     return "survived"
+
+
+def leave_behind(how: str) -> int:
+    """Has the worker's process no handler of the worker for SIGTERM; returns the process."""
+    if how == "handler":
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    elif how == "ignored":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        import asyncio
+
+        async def listen() -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+
+        asyncio.run(listen())
+    return os.getpid()
+
+
+def leave_behind_and_wait_for(how: str, told: str, path: str) -> str:
+    """Does so, and goes on."""
+    leave_behind(how)
+    return str(tell_and_wait_for(told, path, "done"))
+
+
+def start_sleeper(path: str, end: Callable[[], object]) -> None:
+    """Starts a process and notes its number; then ends as it is told."""
+    import subprocess
+
+    sleeper = subprocess.Popen(["sleep", "600"])
+    note(path, str(sleeper.pid))
+    end()
 
 
 # -------------------------------------------------------------------------------------------------------- payloads

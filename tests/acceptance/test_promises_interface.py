@@ -6,6 +6,7 @@ That is `map`, options, workers that joined, the seal, threads, recycling, initi
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import re
@@ -364,6 +365,97 @@ def test_joined_workers_come_later_and_leave_in_peace(
         assert first.wait(DEADLINE_S) == 0
         assert second.poll() is None
     assert told.exists()
+
+
+def test_joined_workers_that_are_told_to_leave_twice(
+    server_url: str, join: Any, network: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    """A second signal means now: the task goes back into the queue, and another worker runs it from its start."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(0, url=server_url, network_id=network) as executor, executor.network as view:
+        first = join(network)
+        future = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        [worker] = view.worker_states
+        first.send_signal(signal.SIGTERM)
+        eventually(lambda: view.worker_states == {worker: "draining"})
+        assert first.poll() is None
+        told.unlink()
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(DEADLINE_S) == 0
+        assert not future.done()
+        join(network)
+        eventually(told.exists)
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+        assert future.attempts == 2
+
+
+def test_a_signal_for_agent_and_workers_alike(
+    server_url: str, join: Any, network: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    """As whoever stops a service sends it: each hears of it once, so the task is finished, and no further one begun.
+
+    Also if the task before has left the handler behind that ends a process.
+    """
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(0, url=server_url, network_id=network) as executor, executor.network as view:
+        agent = join(network)
+        worker = executor.submit(tasks.leave_behind, "asyncio").result(DEADLINE_S)
+        future = executor.options(max_retries=0).submit(tasks.tell_and_wait_for, str(told), str(gate), worker)
+        eventually(told.exists)
+        os.kill(worker, signal.SIGTERM)
+        agent.send_signal(signal.SIGTERM)
+        eventually(lambda: "draining" in view.worker_states.values())
+        other = executor.submit(tasks.pid)
+        gate.touch()
+        assert future.result(DEADLINE_S) == worker
+        assert agent.wait(DEADLINE_S) == 0
+        assert not other.done()
+        join(network)
+        assert other.result(DEADLINE_S) != worker
+
+
+def test_a_task_without_a_handler_is_finished(
+    server_url: str, join: Any, network: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    """Where the task itself has left the handler behind that ends a process: the agent's signal is not for it."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(0, url=server_url, network_id=network) as executor, executor.network as view:
+        agent = join(network)
+        once = executor.options(max_retries=0)
+        future = once.submit(tasks.leave_behind_and_wait_for, "asyncio", str(told), str(gate))
+        eventually(told.exists)
+        agent.send_signal(signal.SIGTERM)
+        eventually(lambda: "draining" in view.worker_states.values())
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+        assert agent.wait(DEADLINE_S) == 0
+
+
+def test_a_worker_that_is_told_to_leave_twice(
+    server_url: str, join: Any, network: str, tmp_path: Path, eventually: Eventually
+) -> None:
+    """One process, and not its agent: its task is broken off, and run by the one that comes in its place."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    with RushExecutor(0, url=server_url, network_id=network) as executor:
+        join(network)
+        worker = psutil.Process(executor.submit(tasks.pid).result(DEADLINE_S))
+        future = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        told.unlink()
+
+        def is_gone() -> bool:
+            # When it has heard the first one shows nowhere: two in the same moment count for one.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.terminate()
+            return not worker.is_running()
+
+        eventually(is_gone)
+        eventually(told.exists)
+        gate.touch()
+        assert future.result(DEADLINE_S) == "done"
+        assert future.attempts == 2
 
 
 def test_joined_workers_beside_own_ones_and_two_clients(

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rush_executor import RushExecutor
+from rush_executor import RushExecutor, TaskTimeoutError, current_executor
 from tests.acceptance import tasks
 from tests.acceptance.programs import (
     DEADLINE_S,
@@ -696,6 +696,56 @@ def test_promise_17_a_child_that_a_task_forks_is_no_worker(lone: RushExecutor) -
         assert lone.submit(fork, end).result(DEADLINE_S) == (worker, code)
     assert list(lone.map(tasks.square, range(100))) == [x * x for x in range(100)]
     assert lone.submit(tasks.pid).result(DEADLINE_S) == worker
+
+
+@pytest.mark.parametrize("how", ["handler", "ignored"])
+def test_promise_17_a_worker_whose_task_hears_no_sigterm_leaves(lone: RushExecutor, how: str) -> None:
+    """Promise 17: a task may set signal handlers, and leave them behind; the executor ends all the same."""
+    worker = lone.submit(tasks.leave_behind, how).result(DEADLINE_S)
+    assert lone.submit(tasks.pid).result(DEADLINE_S) == worker
+    _shut_down(lone)
+
+
+@pytest.mark.parametrize("how", ["handler", "ignored"])
+def test_promise_17_a_task_that_hears_no_sigterm_is_finished(
+    lone: RushExecutor, tmp_path: Path, eventually: Eventually, how: str
+) -> None:
+    """Promise 17: a task whose handlers are its own is not hurt by the end of the executor, which comes after it."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    view = lone.options(max_retries=0)
+    future = view.submit(tasks.leave_behind_and_wait_for, how, str(told), str(gate))
+    eventually(told.exists)
+    lone.shutdown(wait=False)
+    gate.touch()
+    assert future.result(DEADLINE_S) == "done"
+    _shut_down(lone)
+
+
+def _shut_down(executor: RushExecutor) -> None:
+    """Within a deadline: a worker that stays would have the test wait for ever."""
+    end = threading.Thread(target=executor.shutdown)
+    end.start()
+    end.join(20.0)
+    has_ended = not end.is_alive()
+    executor.kill_workers()
+    end.join()
+    assert has_ended
+
+
+def test_promise_17_a_task_that_closes_what_is_not_its_own(lone: RushExecutor) -> None:
+    """Promise 17: as a library that makes itself a daemon does; later tasks of that worker are run as ever."""
+    worker = lone.submit(tasks.pid).result(DEADLINE_S)
+    for _ in range(2):
+        lone.submit(os.closerange, 3, 256).result(DEADLINE_S)
+        assert lone.options(timeout=0.9, max_retries=0).submit(tasks.pid).result(DEADLINE_S) == worker
+    assert lone.submit(_nested).result(DEADLINE_S) == 9
+    assert lone.submit(len, bytes(3_000_000)).result(DEADLINE_S) == 3_000_000
+    with pytest.raises(TaskTimeoutError):
+        lone.options(timeout=0.3).submit(time.sleep, 600).result(DEADLINE_S)
+
+
+def _nested() -> int:
+    return current_executor().submit(tasks.square, 3).result()
 
 
 # ----------------------------------------------------------------------------------------------------- 22: Ctrl-C

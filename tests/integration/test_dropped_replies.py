@@ -17,7 +17,7 @@ import pytest
 from rush_executor._ledger.connection import NetworkGone
 from rush_executor._ledger.worker import Outcome, WorkerLedger
 from rush_executor._protocol.records import Claim
-from rush_executor._worker.loop import LeaveNow
+from rush_executor._worker.signals import LeaveNow
 from rush_executor.errors import NetworkLostError
 from tests.integration.proxy import Proxy
 from tests.integration.rig import Rig

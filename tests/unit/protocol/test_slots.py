@@ -102,6 +102,22 @@ def test_waiting_is_a_third_thing() -> None:
     assert not slot.is_waiting()
 
 
+def test_leaving_is_a_fourth_thing() -> None:
+    """It stays, whatever is begun and ended, and changes nothing of what is said beside it."""
+    buffer = bytearray(SLOT_SIZE)
+    slot = Slot(buffer)
+    slot.begin("x" * 255, 5.0, 2.0)
+    assert not slot.is_leaving()
+    Slot(buffer).set_leaving()
+    assert (slot.is_leaving(), slot.is_ready(), slot.is_waiting()) == (True, False, False)
+    assert (slot.current(), slot.limits()) == ("x" * 255, (5.0, 2.0))
+    slot.end()
+    slot.set_ready()
+    slot.set_waiting(is_waiting=False)
+    slot.begin("y")
+    assert slot.is_leaving()
+
+
 @pytest.mark.parametrize("length", [1, 17, 255])
 def test_two_views_of_one_memory(length: int) -> None:
     """What the worker writes the agent reads: they share bytes, not objects."""

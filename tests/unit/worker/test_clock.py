@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,24 +36,17 @@ class Decoder:
 
 
 @pytest.fixture
-def run() -> Callable[[float], tuple[list[tuple[float, float]], bytes]]:
-    """Runs a task with a time limit; gives what was left of it, and what woke the agent."""
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], tuple[list[tuple[float, float]], list[int]]]:
+    """Runs a task with a time limit; gives what was left of it, and which agents were woken."""
 
-    def run_one(timeout_s: float) -> tuple[list[tuple[float, float]], bytes]:
+    def run_one(timeout_s: float) -> tuple[list[tuple[float, float]], list[int]]:
         slot = Slot(bytearray(SLOT_SIZE))
         decoder = Decoder(slot)
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        try:
-            loop = TaskLoop(cast(Any, None), threading.Lock(), cast(Any, decoder), slot, max_tasks=None, wake_fd=writer)
-            loop._run(Claim("client-1", 1, b"", timeout_s=timeout_s))
-            try:
-                return decoder.seen, os.read(reader, 10)
-            except BlockingIOError:
-                return decoder.seen, b""
-        finally:
-            os.close(reader)
-            os.close(writer)
+        woken: list[int] = []
+        monkeypatch.setattr(loop_module, "wake_agent", woken.append)
+        loop = TaskLoop(cast(Any, None), threading.Lock(), cast(Any, decoder), slot, max_tasks=None, agent_pid=4711)
+        loop._run(Claim("client-1", 1, b"", timeout_s=timeout_s))
+        return decoder.seen, woken
 
     return run_one
 
@@ -71,10 +63,10 @@ def test_no_limit(run: Callable[[float], Any]) -> None:
     """Then nobody looks at the clock."""
     seen, woken = run(0.0)
     assert [timeout_s for _, timeout_s in seen] == [0.0, 0.0]
-    assert woken == b""
+    assert woken == []
 
 
-@pytest.mark.parametrize(("timeout_s", "woken"), [(0.5, b"\0"), (5.0, b"")])
-def test_who_looks(run: Callable[[float], Any], timeout_s: float, woken: bytes) -> None:
+@pytest.mark.parametrize(("timeout_s", "woken"), [(0.5, [4711]), (5.0, [])])
+def test_who_looks(run: Callable[[float], Any], timeout_s: float, woken: list[int]) -> None:
     """The agent is woken for a limit that is shorter than its own rounds."""
     assert run(timeout_s)[1] == woken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from rush_executor._protocol.records import Claim
 from rush_executor._protocol.slots import SLOT_SIZE, Slot
 from rush_executor._worker.loop import TaskLoop
 from rush_executor._worker.pace import Pace
+from rush_executor._worker.signals import WorkerSignals
 from rush_executor.errors import NetworkLostError
 
 
@@ -59,8 +61,10 @@ class Decoder:
     def decode_call(self, _client: str, task_id: str, _payload: bytes) -> SimpleNamespace:
         return SimpleNamespace(fn=self._run, args=(task_id,), kwargs={}, is_chunk=False)
 
-    def encode_result(self, *_: object) -> bytes:
+    def encode_result(self, *_: object, **__: object) -> bytes:
         return b""
+
+    encode_failure = encode_result
 
 
 def run(ledger: Ledger, watch: Callable[[TaskLoop, str], None]) -> None:
@@ -68,10 +72,11 @@ def run(ledger: Ledger, watch: Callable[[TaskLoop, str], None]) -> None:
 
     def task(name: str) -> None:
         watch(loop, name)
-        loop.is_leaving = name == "last"
+        if name == "last":
+            slot.set_leaving()
 
     slot = Slot(bytearray(SLOT_SIZE))
-    loop = TaskLoop(cast(Any, ledger), threading.Lock(), cast(Any, Decoder(task)), slot, max_tasks=None, wake_fd=-1)
+    loop = TaskLoop(cast(Any, ledger), threading.Lock(), cast(Any, Decoder(task)), slot, max_tasks=None, agent_pid=0)
     loop._pace.ran(b"function", 1e-6)
     loop.run()
 
@@ -119,6 +124,49 @@ def test_the_courier_sleeps_while_nothing_waits() -> None:
     flags: list[bool] = []
     run(ledger, lambda loop, _: flags.append(loop.busy.is_set()))
     assert flags == [False, False]
+
+
+def test_a_wish_to_leave_that_no_signal_tells() -> None:
+    """It is looked at before each task: what was claimed is given back."""
+    ran: list[str] = []
+    released: list[str] = []
+
+    class Told(Ledger):
+        def release(self, claims: Sequence[Claim]) -> int:
+            released.extend(claim.task_id for claim in claims)
+            return super().release(claims)
+
+    def watch(loop: TaskLoop, name: str) -> None:
+        ran.append(name)
+        loop._slot.set_leaving()
+
+    ledger = Told(Claimed([claim("a"), claim("b"), claim("c")], 0, []))
+    run(ledger, watch)
+    assert (ran, released, ledger.finished) == (["a"], ["b", "c"], ["a"])
+
+
+def test_each_task_finds_the_handlers_of_the_worker() -> None:
+    """Whatever the one before has left in their place, also when it has failed."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    found: list[object] = []
+
+    def watch(loop: TaskLoop, name: str) -> None:
+        if name == "a":
+            loop.signals = WorkerSignals(loop, loop._slot)
+            loop.signals.install()
+        found.append(signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if name == "b":
+            raise LookupError
+
+    try:
+        run(Ledger(Claimed([claim("a"), claim("b"), claim("last")], 0, [])), watch)
+        found.append(signal.getsignal(signal.SIGTERM))
+    finally:
+        for signum, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(signum, handler)
+    assert len(found) == 4
+    assert len(set(found)) == 1
 
 
 class Door:
