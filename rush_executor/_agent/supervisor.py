@@ -1,7 +1,8 @@
 """The agent's loop.
 
 One thread over `select`: signals (children that ended, requests to leave), the pipe to the owner, the watch on other
-agents' heartbeats and on calls for this one, what workers write to stderr, and timers: signs of life, time limits.
+agents' heartbeats and on calls for this one, what workers write to stderr, and timers: signs of life, time limits. What
+needs no server is seen to while a reply is waited for as well: the server may stand still.
 Started by the process that `_crew/agent_process.py` makes; ends when told to, when its owner is gone, or when the
 network is broken.
 
@@ -65,6 +66,8 @@ _LOOK_AGAIN_S: Final = 0.01
 _LINGER_S: Final = 1.0
 # How soon another one is tried when no process could be made.
 _FORK_AGAIN_S: Final = 1.0
+# How long, when the owner is gone or somebody has no patience, the last words wait for a server that stands still.
+_LAST_WORDS_S: Final = 1.0
 # How long, at the end, somebody must take what workers have written to stderr.
 _STDERR_PATIENCE_S: Final = 0.5
 _FIRST_PAUSE_S: Final = 0.005
@@ -138,7 +141,7 @@ class Supervisor:
         self._warm_up = warm_up or _nothing
         self._host = socket.gethostname()
         self._keys = Keys(settings.config.network_id)
-        self._pool = open_pool(settings.config.url)
+        self._pool = open_pool(settings.config.url, while_waiting=self._attend)
         # One try each: the agent must not sit in a call while its owner dies; its loop is what tries again.
         self._channel = Channel(self._pool, reconnect_timeout_s=0.0)
         self._ledger = AgentLedger(self._channel, self._keys, settings.agent_id, self._host)
@@ -178,6 +181,8 @@ class Supervisor:
         self._is_leaving = False
         self._is_killing = False
         self._is_owner_gone = False
+        # Since when there is nothing left to do but to say so.
+        self._departs_at: float | None = None
         self._has_notifications = False
         self._beat_at = self._look_at = self._network_at = 0.0
         self._lost_at: float | None = None
@@ -201,16 +206,20 @@ class Supervisor:
             while not self._is_finished():
                 self._step(wakeup_r)
         except NetworkLostError as error:
+            lost_s = time.monotonic() - (self._lost_at or time.monotonic())
             lost = NetworkLostError(
-                f"the server did not answer for {self._settings.config.reconnect_timeout_s:g} s (reconnect_timeout): "
-                f"{error.__cause__}"
+                f"the server did not answer for {lost_s:.1f} s (reconnect_timeout is "
+                f"{self._settings.config.reconnect_timeout_s:g} s): {error.__cause__ or error}"
             )
             self._kill_workers()
         except _OwnerGone:
             self._end_with_owner()
-        self._depart()
+        is_told = self._depart()
         if lost is not None:
             raise lost
+        if not is_told and self._settings.owner_fd is not None:
+            # The owner, if it is there, sees that, and tells the ledger itself when the server answers.
+            raise SystemExit(1)
 
     def _step(self, wakeup_r: int) -> None:
         self._reap()
@@ -218,11 +227,12 @@ class Supervisor:
             self._kill_workers()
         # Before all that needs the server, which may be away.
         local_at = min(self._end_overdue(), self._shed())
+        began_at = time.monotonic()
         try:
             due_at = self._tend()
         except NetworkLostError as error:
             now, timeout_s = time.monotonic(), self._settings.config.reconnect_timeout_s
-            self._lost_at = self._lost_at or now
+            self._lost_at = self._lost_at or began_at
             if now - self._lost_at >= timeout_s:
                 raise
             self._notices.server_lost(self._lost_at, timeout_s, error.__cause__)
@@ -560,17 +570,36 @@ class Supervisor:
 
     def _wait(self, wakeup_r: int, due_at: float) -> None:
         """Sleeps until something happens or the next timer is due."""
-        owner_fd, watch_fd = self._settings.owner_fd, self._watch.fileno()
-        fds = [fd for fd in (wakeup_r, owner_fd, watch_fd) if fd is not None]
-        timeout_s = max(0.0, min(due_at - time.monotonic(), _OWNER_CHECK_S))
-        stderr_r, stderr_w = self._relay.wanted()
-        readable, writable, _ = select.select([*fds, *stderr_r], stderr_w, [], timeout_s)
-        self._relay.step(readable, writable)
-        if wakeup_r in readable:
+        watch_fd = self._watch.fileno()
+        fds = [wakeup_r] if watch_fd is None else [wakeup_r, watch_fd]
+        if wakeup_r in self._select(fds, max(0.0, min(due_at - time.monotonic(), _OWNER_CHECK_S))):
             with contextlib.suppress(BlockingIOError):
                 os.read(wakeup_r, 4096)
+
+    def _select(self, fds: list[int], timeout_s: float) -> list[int]:
+        """Sleeps until one of these is readable; sees to the owner and to what workers write."""
+        owner_fd = self._settings.owner_fd
+        stderr_r, stderr_w = self._relay.wanted()
+        owner_r = [owner_fd] if owner_fd is not None else []
+        readable, writable, _ = select.select([*fds, *owner_r, *stderr_r], stderr_w, [], timeout_s)
+        self._relay.step(readable, writable)
         if owner_fd is not None:
             self._heed_owner(owner_fd, is_readable=owner_fd in readable)
+        return readable
+
+    def _attend(self) -> None:
+        """What is done while a reply is waited for: all that needs no server, and cannot wait."""
+        now = time.monotonic()
+        if self._departs_at is not None:
+            if (self._is_owner_gone or self._is_killing) and now - self._departs_at > _LAST_WORDS_S:
+                raise NetworkLostError("nobody waits for the server any more")
+            return
+        self._end_overdue()
+        self._select([], 0.0)
+        if self._is_killing:
+            self._kill_workers()
+        if self._is_killing or now - (self._lost_at or now) > self._settings.config.reconnect_timeout_s:
+            raise NetworkLostError("nobody waits for the server any more")
 
     def _heed_owner(self, owner_fd: int, *, is_readable: bool) -> None:
         if is_readable:
@@ -597,8 +626,13 @@ class Supervisor:
             # Where there is no shell that could, or somebody has killed it: see `EmbeddedServer`.
             end_server(self._settings.config.url)
 
-    def _depart(self) -> None:
-        """Waits for the last workers, which have been told, and takes the agent off the lists."""
+    def _depart(self) -> bool:
+        """Waits for the last workers, which have been told, and takes the agent off the lists.
+
+        Returns:
+            Whether the ledger knows.
+        """
+        self._departs_at = time.monotonic()
         while self._workers:
             for worker in list(self._workers.values()):
                 _, status = os.waitpid(worker.pid, 0)
@@ -614,14 +648,18 @@ class Supervisor:
             remove_directory(self._settings.client_id)
             sweep_directories()
         self._relay.close(_STDERR_PATIENCE_S)
+        is_told = True
         if not (self._is_owner_gone and self._settings.is_server_private):
-            with contextlib.suppress(NetworkLostError):
+            try:
                 self._report_losses()
                 self._ledger.leave()
                 if self._is_owner_gone and self._settings.client_id is not None:
                     retire_client(self._channel, self._keys, self._settings.client_id)
+            except NetworkLostError:
+                is_told = False
         self._watch.close()
         self._channel.close()
+        return is_told
 
 
 def _nothing() -> None:

@@ -156,8 +156,9 @@ class TaskExecutor(Executor):
 
         Args:
             wait: Return when everything is finished, callbacks have run, and no process is left. False returns at
-                once; the same happens all the same, at the latest when the interpreter exits.
-            cancel_futures: Cancel what no worker has claimed.
+                once, after two seconds where the server does not answer; the same happens all the same, at the latest
+                when the interpreter exits.
+            cancel_futures: Cancel what no worker has claimed; where the server does not answer, as soon as it does.
         """
         self._session.shut_down(why="shutdown", cancel_futures=cancel_futures)
         if wait:
@@ -175,7 +176,8 @@ class TaskExecutor(Executor):
         """Kills this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
 
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
-        on.
+        on. Where the server does not answer for two seconds, the workers are killed all the same, and everything that
+        is pending fails.
         """
         self._end_now("kill_workers")
 
@@ -301,7 +303,8 @@ class RushExecutor(TaskExecutor):
             `RUSH_SECRET` of the environment. Workers elsewhere need the same.
         inner_max_num_threads: Threads for BLAS, OpenMP and the like in each worker; by default an even share of the
             CPUs, unless the environment says otherwise.
-        reconnect_timeout: Seconds that a lost server is waited for.
+        reconnect_timeout: Seconds that a lost server is waited for, since it was heard last. That one stands still is
+            seen after eight: below that it makes no difference then.
         heartbeat_period: Seconds between two signs of life of an agent (the parent of the workers on one machine).
         heartbeat_expire: Seconds without one after which its workers are taken for lost.
         durable: Whether the network keeps tasks and outcomes when this program ends, however it ends: see `attach`.

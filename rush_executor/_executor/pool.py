@@ -39,7 +39,7 @@ class PoolResult:
     def __init__(
         self,
         futures: list[RushFuture],
-        cancel: Callable[[list[RushFuture]], None],
+        cancel: Callable[[list[RushFuture]], object],
         *,
         is_one: bool,
         callback: _Callback | None,

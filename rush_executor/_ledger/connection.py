@@ -53,6 +53,7 @@ __all__ = [
     "Channel",
     "NetworkGone",
     "Refused",
+    "Silent",
     "WorkerGone",
     "WrongKind",
     "check_server",
@@ -71,6 +72,12 @@ REPLY_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S = 0.02
 # A server that does not answer soon is hung, or gone.
 _LAST_WORD_S = 1.0
+# How long connecting, or the rest of a reply, may take where something else is to be done meanwhile, and how often that
+# is done.
+_ASIDE_S = 2.0
+_LOOK_ASIDE_S = 0.1
+# What the last try gets in any case.
+_LEAST_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _LARGE = 1 << 18
 _MOST_UNANSWERED = 4
@@ -101,20 +108,31 @@ class Refused(Exception):
     """The server calls a command wrong or forbids it: no later try would fare better."""
 
 
+class Silent(Exception):
+    """No answer came in the little time that somebody had; what was asked may be done all the same."""
+
+
 class WrongKind(Refused):
     """The network is of the other kind: an executor's, or one that keeps its tasks."""
 
 
-def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPool:
+def open_pool(
+    url: str, *, timeout_s: float | None = None, while_waiting: Callable[[], None] | None = None
+) -> redis.ConnectionPool:
     """Makes the pool from which the connections to a server come; nothing is sent yet.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads them.
         timeout_s: How long a connection, and what goes over it, may take; None for as long as a wait for a bell needs.
+        while_waiting: Called again and again while a reply is waited for, the first ones of a connection too: for
+            somebody with one thread, who has more to do, and waits for no bell. What it raises ends the wait, and the
+            connection; not to be taken for the connection's failure, it must be none of redis-py's errors.
 
     Raises:
         ValueError: The URL is of no such kind.
     """
+    if while_waiting is not None:
+        timeout_s = _ASIDE_S
     settings: dict[str, Any] = {
         # RESP2: on the hot path cheaper than RESP3, and the same on every server from 6.2 on.
         "protocol": 2,
@@ -127,7 +145,27 @@ def open_pool(url: str, *, timeout_s: float | None = None) -> redis.ConnectionPo
     }
     url = _without_options(check_url(url), settings)
     pool: redis.ConnectionPool = redis.ConnectionPool.from_url(url, **settings, **_driver())
+    if while_waiting is not None:
+        pool.connection_class = _attentive(pool.connection_class, while_waiting)
     return pool
+
+
+def _attentive(kind: type[Any], while_waiting: Callable[[], None]) -> type[Any]:
+    """A kind of connection that has something done while it waits for a reply; that may take the usual time."""
+
+    def read_response(self: Any, *args: Any, **kwargs: Any) -> Any:
+        give_up_at = time.monotonic() + REPLY_TIMEOUT_S
+        try:
+            while not self.can_read(_LOOK_ASIDE_S):
+                while_waiting()
+                if time.monotonic() >= give_up_at:
+                    raise RedisTimeoutError(f"no reply within {REPLY_TIMEOUT_S:g} s")
+        except BaseException:
+            self.disconnect()
+            raise
+        return kind.read_response(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"read_response": read_response})
 
 
 @functools.cache
@@ -223,6 +261,8 @@ class Channel:
         check_server: Callable[[], None] | None = None,
     ) -> None:
         self._connection = pool.make_connection()
+        settings = pool.connection_kwargs
+        self._usual: tuple[float, float] = settings["socket_timeout"], settings["socket_connect_timeout"]
         self._reconnect_timeout_s = reconnect_timeout_s
         self._stopping = stopping or threading.Event()
         self._closed_text = closed_text
@@ -233,45 +273,68 @@ class Channel:
         # What was asked and not answered yet: commands, what goes before them, and whether all of it was sent.
         self._asked: tuple[tuple[bytes, ...], bytes, bool] = ((), b"", False)
 
-    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
+    def call(
+        self, *commands: bytes, muted: bytes = b"", lost_at: float = 0.0, give_up_at: float | None = None
+    ) -> list[Any]:
         """Sends commands in one go and returns their replies.
 
         Args:
             commands: Packed commands, each safe to send twice.
             muted: A command that goes first and gets no answer, not even an error: whoever waits for `commands` is not
                 woken in between. Only where `can_mute` says so, and where `commands` show what became of it.
+            lost_at: Since when the server has been silent, if that is known.
+            give_up_at: For somebody who does not wait for a server that is away; by default the grace decides.
 
         Raises:
             NetworkGone, WorkerGone: As the ledger says.
             NetworkLostError: The server stayed away, or went on refusing, for longer than the grace; or it has ended.
+                That a server is silent is seen after some seconds: with a shorter grace it takes as long.
             Refused: The server calls a command wrong, or forbids it.
             RuntimeError: Whoever this channel belongs to was closed.
+            Silent: Nothing was heard until `give_up_at`.
         """
-        give_up_at = 0.0
+        is_brief = give_up_at is not None
+        if lost_at:
+            give_up_at = lost_at + self._reconnect_timeout_s
+        began_at = time.monotonic()
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                return self._exchange(commands, muted)
+                if give_up_at is not None:
+                    self._connect(give_up_at)
+                return self._exchange(commands, muted, give_up_at if is_brief else None)
             except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
                 self._give_up_connection()
-                if isinstance(error, AuthenticationError | AuthorizationError):
-                    raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
-                if self._closed_text and self._stopping.is_set():
-                    raise RuntimeError(self._closed_text) from None
-                if self._check_server is not None:
-                    try:
-                        self._check_server()
-                    except ServerError as end:
-                        raise NetworkLostError(f"{end}\n{_NOT_BACK}") from error
+                self._check_end(error)
                 now = time.monotonic()
-                give_up_at = give_up_at or now + self._reconnect_timeout_s
+                # A connection that was cut, or an error, is a sign of life of somebody at that moment: the command may
+                # have been waiting for a bell until then.
+                lost_at = lost_at or (began_at if isinstance(error, RedisTimeoutError) else now)
+                if give_up_at is None:
+                    give_up_at = lost_at + self._reconnect_timeout_s
                 if now >= give_up_at or self._stopping.is_set():
+                    if is_brief and not self._stopping.is_set():
+                        raise Silent(f"no answer from the server: {error}") from error
                     raise NetworkLostError(
-                        f"the server did not answer for {self._reconnect_timeout_s:g} s (reconnect_timeout): {error}"
+                        f"the server did not answer for {now - lost_at:.1f} s (reconnect_timeout is "
+                        f"{self._reconnect_timeout_s:g} s): {error}"
                     ) from error
                 # Full jitter: a thousand workers must not come back in step.
+                pause_s = min(pause_s, give_up_at - now)
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _check_end(self, error: Exception) -> None:
+        """Raises what ends a call at once: no later try would fare better."""
+        if isinstance(error, AuthenticationError | AuthorizationError):
+            raise ServerError(f"the server refuses the credentials of its URL: {error}") from error
+        if self._closed_text and self._stopping.is_set():
+            raise RuntimeError(self._closed_text) from None
+        if self._check_server is not None:
+            try:
+                self._check_server()
+            except ServerError as end:
+                raise NetworkLostError(f"{end}\n{_NOT_BACK}") from error
 
     def ask(self, *commands: bytes, muted: bytes = b"") -> None:
         """Sends as `call` does, and does not wait: `answer` has the replies.
@@ -289,15 +352,17 @@ class Channel:
         """The replies to what was asked last; raises as `call`."""
         commands, muted, is_sent = self._asked
         self._asked = ((), b"", False)
+        began_at, lost_at = time.monotonic(), 0.0
         if is_sent and self._is_open_question:
             try:
                 replies = self._read(len(commands))
                 if not any(isinstance(reply, NoScriptError) for reply in replies):
                     _check(replies)
                     return replies
-            except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError):
+            except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
                 self._give_up_connection()
-        return self.call(*commands, muted=muted)
+                lost_at = began_at if isinstance(error, RedisTimeoutError) else 0.0
+        return self.call(*commands, muted=muted, lost_at=lost_at)
 
     def call_each(self, commands: Iterable[bytes]) -> None:
         """Sends commands one after the other while they are being made; raises as `call`, when all were sent.
@@ -305,6 +370,7 @@ class Channel:
         The server works on one while the next is packed. Each is safe to send twice, and none needs another's answer.
         """
         unanswered: deque[bytes] = deque()
+        heard_at = time.monotonic()
         try:
             for command in commands:
                 # Before it is sent: should that fail, it must not be forgotten.
@@ -313,18 +379,22 @@ class Channel:
                 # Whatever was answered meanwhile: never so much that both ends wait for the other to read.
                 if len(unanswered) > _MOST_UNANSWERED:
                     [reply] = self._read(1)
+                    heard_at = time.monotonic()
                     _check([reply])
                     unanswered.popleft()
                 self._is_open_question = False
             while unanswered:
                 [reply] = self._read(1)
+                heard_at = time.monotonic()
                 _check([reply])
                 unanswered.popleft()
-        except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError):
+        except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
             # One by one, with patience. Answers to what was sent may still come: this connection is of no use.
             self._connection.disconnect()
+            lost_at = heard_at if isinstance(error, RedisTimeoutError) else 0.0
             for command in itertools.chain(tuple(unanswered), commands):
-                self.call(command)
+                self.call(command, lost_at=lost_at)
+                lost_at = 0.0
         except BaseException:
             self._connection.disconnect()
             raise
@@ -360,8 +430,25 @@ class Channel:
         self.n_breaks += 1
         self._connection.disconnect()
 
-    def _exchange(self, commands: Sequence[bytes], muted: bytes) -> list[Any]:
+    def _connect(self, give_up_at: float) -> None:
+        """Connects, if need be, in the time that is left; what is asked then may take the usual time."""
+        if self._is_open_question:
+            self._give_up_connection()
+            self._is_open_question = False
+        connection: Any = self._connection
+        left_s = max(give_up_at - time.monotonic(), _LEAST_S)
+        connection.socket_timeout, connection.socket_connect_timeout = (min(usual_s, left_s) for usual_s in self._usual)
+        try:
+            connection.connect()
+        finally:
+            connection.socket_timeout, connection.socket_connect_timeout = self._usual
+        # redis-py has no public name for the socket in all of 6 to 8.
+        connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001
+
+    def _exchange(self, commands: Sequence[bytes], muted: bytes, give_up_at: float | None = None) -> list[Any]:
         self._send((_MUTE, muted, *commands) if muted else commands)
+        if give_up_at is not None and not self._connection.can_read(max(give_up_at - time.monotonic(), _LEAST_S)):
+            raise RedisTimeoutError("no reply in time")
         replies = self._read(len(commands))
         first = next((i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
         if first is not None:

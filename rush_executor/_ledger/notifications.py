@@ -68,8 +68,8 @@ class Rings(NamedTuple):
 class AgentWatch:
     """Rings when a heartbeat of the network expires, and when somebody calls this agent.
 
-    Made for a loop over `select`: `fileno` turns readable, then `rang` reads what came. It never blocks and never
-    raises for a connection that broke: it says "look now" and connects again.
+    Made for a loop over `select`: `fileno` turns readable, then `rang` reads what came. It waits for nothing but a
+    connection, and never raises for one that broke: it says "look now" and connects again.
 
     Args:
         pool: Where the connection comes from.

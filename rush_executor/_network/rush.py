@@ -82,7 +82,7 @@ class Rush(NetworkView, TaskPusher):
             `RUSH_URL` of the environment; where that is not set either, a private server is started, which ends with
             this object or process, and all that it keeps.
         secret: Seals all payloads, as for `RushExecutor`.
-        reconnect_timeout: Seconds that a lost server is waited for.
+        reconnect_timeout: Seconds that a lost server is waited for: see `RushExecutor`.
         heartbeat_period: Seconds between two signs of life of the workers' agents.
         heartbeat_expire: Seconds without one after which workers are taken for lost.
         large_objects_path: Folder that all machines share under this path. The network keeps values of 256 KiB or more

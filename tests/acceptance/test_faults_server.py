@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,11 +25,21 @@ from rush_executor import (
     ServerError,
     TaskKilledError,
     TaskTimeoutError,
+    WorkerLostError,
 )
+from rush_executor._client import session
 from rush_executor._crew import crew as crew_module
 from rush_executor.testing import keys_left
 from tests.acceptance import tasks
-from tests.acceptance.programs import DEADLINE_S, alive, is_server
+from tests.acceptance.programs import (
+    DEADLINE_S,
+    alive,
+    guarded,
+    is_server,
+    read_line,
+    start_program,
+    whole_family,
+)
 from tests.chaos.parties import Agent, Server
 
 Eventually = Callable[..., Any]
@@ -229,7 +240,7 @@ def test_it_does_not_end(
         eventually(futures[0].running)
         with fault(server):
             for future in futures:
-                with pytest.raises(NetworkLostError, match=r"2 s \(reconnect_timeout\)"):
+                with pytest.raises(NetworkLostError, match=r"2 s \(reconnect_timeout\)|\(reconnect_timeout is 2 s\)"):
                     future.result(DEADLINE_S)
             with pytest.raises(NetworkLostError):
                 executor.submit(pow, 2, 2)
@@ -406,6 +417,146 @@ def test_while_it_is_full(server: Server, tmp_path: Path, eventually: Eventually
         assert long.result(DEADLINE_S) == 49
         assert isinstance(stuck.exception(DEADLINE_S), TaskTimeoutError)
         assert starts(path) == Counter([7])
+
+
+@contextlib.contextmanager
+def agents_feel(server: Server) -> Iterator[None]:
+    """The server stands still, for so long already that every agent has asked it for something."""
+    with stalled(server):
+        time.sleep(2 * PERIOD_S)
+        yield
+
+
+def test_a_time_limit_while_it_stands_still(server: Server, tmp_path: Path, eventually: Eventually) -> None:
+    """The agent ends the task in time, though it waits for an answer of the server; the Future is told later."""
+    pid_file = tmp_path / "pid"
+    with RushExecutor(1, url=server.url, heartbeat_period=PERIOD_S, heartbeat_expire=EXPIRE_S) as executor:
+        stuck = executor.options(timeout=3).submit(note_pid_and_sleep, str(pid_file))
+        eventually(lambda: pid_file.exists() and pid_file.read_text())
+        began_at = time.monotonic()
+        worker = psutil.Process(int(pid_file.read_text()))
+        with agents_feel(server):
+            eventually(lambda: not alive([worker]))
+            assert time.monotonic() - began_at < 3 + 2
+        assert isinstance(stuck.exception(DEADLINE_S), TaskTimeoutError)
+
+
+def test_a_program_that_dies_while_it_stands_still(server: Server, tmp_path: Path, eventually: Eventually) -> None:
+    """Its workers and its agent do not wait for the server: they end within two seconds."""
+    program = start_program(
+        f"""
+        import sys, time
+        from rush_executor import RushExecutor
+
+        with RushExecutor(1, url=sys.argv[1], heartbeat_period={PERIOD_S}, heartbeat_expire={EXPIRE_S}) as executor:
+            future = executor.submit(time.sleep, 600)
+            while not future.running():
+                pass
+            print("runs", flush=True)
+            future.result()
+        """,
+        server.url,
+        directory=tmp_path,
+    )
+    read_line(program, "runs")
+    processes = whole_family(program.pid, 2)
+    with guarded(processes), agents_feel(server):
+        program.kill()
+        # And as many for a busy machine.
+        eventually(lambda: not alive(processes), deadline_s=2 + 2)
+    program.communicate()
+    server.ask("FLUSHALL")
+
+
+def test_an_agent_that_is_told_twice_while_it_stands_still(server: Server, eventually: Eventually) -> None:
+    """`rush-executor worker`: the second signal means now, for its workers and for itself."""
+    options = ["--heartbeat-period", str(PERIOD_S), "--heartbeat-expire", str(EXPIRE_S)]
+    with (
+        RushExecutor(0, url=server.url, network_id="n") as executor,
+        Agent(server.url, "n", 1, options) as agent,
+    ):
+        future = executor.submit(time.sleep, 600)
+        eventually(future.running)
+        processes = [agent._process, *map(psutil.Process, agent.worker_pids())]
+        with agents_feel(server):
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                agent._process.send_signal(signum)
+            # It tries for a second to say so.
+            eventually(lambda: not alive(processes), deadline_s=1 + 3)
+        # Until the agent is taken for dead the task counts as running.
+        executor.kill_workers()
+
+
+def test_calls_that_do_not_wait(
+    server: Server, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server stands still they return soon; and whatever was meant for it comes to one end later."""
+    monkeypatch.setattr(session, "_PATIENCE_S", 0.5)
+    told, gate, path = tmp_path / "told", tmp_path / "gate", tmp_path / "starts"
+    with RushExecutor(1, url=server.url) as executor:
+        running = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        queued = [executor.submit(note, str(path), number) for number in range(3)]
+        eventually(lambda: all(future._is_sent for future in queued))
+        assert not queued[0].running(), "all that was sent has arrived"
+        with stalled(server):
+            calls = [queued[0].cancel, queued[1].cancel, queued[1].running, running.kill]
+            for call in calls:
+                began_at = time.monotonic()
+                assert call() is False
+                assert time.monotonic() - began_at < 2.0
+            began_at = time.monotonic()
+            executor.shutdown(wait=False)
+            assert time.monotonic() - began_at < 2.0
+        gate.touch()
+        assert running.result(DEADLINE_S) == "done"
+        wait(queued, timeout=DEADLINE_S)
+        # What was sent and not answered has been done. What was not sent has not.
+        assert [future.cancelled() for future in queued] == [True, False, False]
+        assert [future.result(0) for future in queued[1:]] == [1, 4]
+        assert starts(path) == Counter([1, 2])
+    assert keys_left(server.url) == []
+
+
+def test_what_was_to_be_cancelled_is(
+    server: Server, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`shutdown(cancel_futures=True)` does not wait either, and is heeded when the server answers."""
+    monkeypatch.setattr(session, "_PATIENCE_S", 0.3)
+    told, gate, path = tmp_path / "told", tmp_path / "gate", tmp_path / "starts"
+    with RushExecutor(1, url=server.url) as executor:
+        running = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
+        eventually(told.exists)
+        queued = [executor.submit(note, str(path), number) for number in range(3)]
+        with stalled(server):
+            assert not queued[0].running(), "the connection has been given up"
+            began_at = time.monotonic()
+            executor.shutdown(wait=False, cancel_futures=True)
+            assert time.monotonic() - began_at < 2.0
+        eventually(lambda: all(future.cancelled() for future in queued))
+        gate.touch()
+        assert running.result(DEADLINE_S) == "done"
+    assert not path.exists()
+    assert keys_left(server.url) == []
+
+
+def test_workers_that_are_killed_while_it_stands_still(server: Server, eventually: Eventually) -> None:
+    """At once, and by this program: what it says about them needs no server."""
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    executor = RushExecutor(1, url=server.url)
+    futures = [executor.submit(time.sleep, 600) for _ in range(2)]
+    eventually(futures[0].running)
+    processes = list(set(me.children(recursive=True)) - before)
+    assert len(processes) == 2
+    with stalled(server):
+        began_at = time.monotonic()
+        executor.kill_workers()
+        assert time.monotonic() - began_at < 6
+        assert alive(processes) == []
+        assert all(isinstance(future.exception(0), WorkerLostError) for future in futures)
+    executor.shutdown()
+    assert keys_left(server.url) == []
 
 
 def test_idle_connections_are_closed(

@@ -43,9 +43,9 @@ class Recorder(Channel):
         super().__init__(pool, reconnect_timeout_s=reconnect_timeout_s)
         self.sent: list[Packets] = []
 
-    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
+    def call(self, *commands: bytes, muted: bytes = b"", **options: Any) -> list[Any]:
         self.sent.append((muted, *commands) if muted else commands)
-        return super().call(*commands, muted=muted)
+        return super().call(*commands, muted=muted, **options)
 
     def call_each(self, commands: Iterable[bytes]) -> None:
         packed = list(commands)

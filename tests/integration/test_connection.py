@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -20,6 +22,7 @@ from rush_executor._ledger.connection import (
     Channel,
     NetworkGone,
     Refused,
+    Silent,
     WorkerGone,
     check_server,
     connect,
@@ -252,6 +255,132 @@ def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.Mon
         worker.finish(claims)
         worker.finish(worker.claim(9))
         assert sorted(task for task, _ in client.drain()) == ids
+
+
+@contextlib.contextmanager
+def standing_still(server: EmbeddedServer) -> Iterator[None]:
+    """It takes connections, and what is sent, and does not answer."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("is_asked", [False, True], ids=["call", "answer"])
+def test_a_server_that_hangs_for_good(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, is_asked: bool
+) -> None:
+    """The grace counts from when the server was heard last, and is not overrun by one more wait for a reply."""
+    monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", 0.5)
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.5)
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=1.3)
+    assert channel.call(_PING) == [b"PONG"]
+    with standing_still(own_server):
+        began_at = time.monotonic()
+        if is_asked:
+            channel.ask(_PING)
+        with pytest.raises(NetworkLostError, match=r"for 1\.[3-9] s \(reconnect_timeout is 1\.3 s\)"):
+            channel.answer() if is_asked else channel.call(_PING)
+        assert 1.3 <= time.monotonic() - began_at < 2.0
+    assert channel.call(_PING) == [b"PONG"]
+    channel.close()
+
+
+def test_a_connection_that_is_made_in_the_last_moment(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked over it may take its time: the server is there again."""
+    monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", 0.5)
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.5)
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=1.4)
+    channel.call(_PING)
+    with ThreadPoolExecutor(1) as pool:
+        with standing_still(own_server):
+            calling = pool.submit(channel.call, pack(("BLPOP", "nothing", 0.7)))
+            with pytest.raises(TimeoutError):
+                calling.result(1.2)
+        assert calling.result(30) == [None]
+    channel.close()
+
+
+def test_a_wait_that_is_broken_off(own_server: EmbeddedServer, background: Callable[..., Future[Any]]) -> None:
+    """As a connection is cut, the server has been there until then, however long it was asked to wait."""
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=0.3)
+    with redis.Redis.from_url(own_server.url) as other:
+        waiting = background(channel.call, pack(("BLPOP", "list", 30)))
+        assert waits(waiting)
+        other.client_kill_filter(_type="normal", skipme=True)
+        assert waits(waiting)
+        other.rpush("list", "value")
+        assert waiting.result(30) == [[b"list", b"value"]]
+    channel.close()
+
+
+def test_somebody_who_does_not_wait(own_server: EmbeddedServer) -> None:
+    """Told in the time that was given, with a connection or without one; and the channel is as good as before."""
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=60)
+    assert channel.call(_PING, give_up_at=time.monotonic() + 30) == [b"PONG"]
+    with standing_still(own_server):
+        # The first has a connection and gives it up, the second makes one.
+        for _ in range(2):
+            began_at = time.monotonic()
+            with pytest.raises(Silent):
+                channel.call(pack(("RPUSH", "list", "x")), give_up_at=began_at + 0.3)
+            assert 0.3 <= time.monotonic() - began_at < 1.5
+    assert channel.call(pack(("ECHO", "a")), give_up_at=time.monotonic() + 30) == [b"a"]
+    os.kill(own_server.pid, signal.SIGSTOP)
+    resume = threading.Timer(1.0, os.kill, (own_server.pid, signal.SIGCONT))
+    resume.start()
+    assert channel.call(pack(("ECHO", "b"))) == [b"b"], "who waits is not hurried by who did not"
+    resume.join()
+    channel.close()
+
+
+class _Broken(Exception):
+    """Raised by what is done while a reply is waited for."""
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_something_else_is_done_meanwhile(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, is_connected: bool
+) -> None:
+    """While a reply is waited for, that of a new connection too; and a server that is merely slow is not given up."""
+    monkeypatch.setattr(connection_module, "_ASIDE_S", 0.1)
+    looks: list[float] = []
+    error: Exception | None = None
+
+    def look() -> None:
+        looks.append(time.monotonic())
+        if error is not None:
+            raise error
+
+    pool = open_pool(own_server.url, while_waiting=look)
+    channel = Channel(pool, reconnect_timeout_s=0)
+    if is_connected:
+        channel.call(_PING)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    resume = threading.Timer(1.0, os.kill, (own_server.pid, signal.SIGCONT))
+    resume.start()
+    began_at = time.monotonic()
+    assert channel.call(pack(("ECHO", "late"))) == [b"late"]
+    resume.join()
+    assert channel.n_breaks == 0
+    times = [began_at, *looks]
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.8
+    assert len(looks) > 3
+    error = _Broken()
+    if not is_connected:
+        channel.close()
+    with standing_still(own_server), pytest.raises(_Broken):
+        channel.call(pack(("ECHO", "old")))
+    error = None
+    assert channel.call(pack(("ECHO", "new"))) == [b"new"], "the answer to what was broken off is nobody's"
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.3)
+    with standing_still(own_server), pytest.raises(NetworkLostError, match=r"no reply within 0\.3 s"):
+        channel.call(_PING)
+    channel.close()
+    pool.disconnect()
 
 
 # ---------------------------------------------------------------------------------------------------------- no

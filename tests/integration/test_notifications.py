@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
+import signal
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
+from rush_executor._ledger import connection as connection_module
 from rush_executor._ledger import notifications
 from rush_executor._ledger.connection import connect, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
@@ -205,6 +208,28 @@ def test_it_never_raises_without_a_server(own_server: EmbeddedServer) -> None:
     assert [watch.rang().has_expired for _ in range(3)] == [False] * 3
     assert watch.fileno() is None
     watch.close()
+    watch.close()
+    pool.disconnect()
+
+
+def test_it_has_something_else_done_while_it_connects(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that stands still, which takes connections: the loop it is part of has more to do than to wait."""
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.3)
+    looks: list[float] = []
+    pool = open_pool(own_server.url, while_waiting=lambda: looks.append(time.monotonic()))
+    watch = AgentWatch(pool, Keys("rig"), "a1")
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        began_at = time.monotonic()
+        assert watch.rang() == (False, False)
+        assert time.monotonic() - began_at < 2
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    assert len(looks) > 1
+    assert watch.rang() == (True, True)
+    assert watch.rang() == (False, False)
     watch.close()
     pool.disconnect()
 

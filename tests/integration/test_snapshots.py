@@ -27,9 +27,9 @@ OWN_KEYS = ("network", "ends", "idle_workers", "agent_ids", "agent_workers", "he
 class Twice(Channel):
     """A channel that loses each reply once: the command is sent again, after it has been carried out."""
 
-    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
-        super().call(*commands, muted=muted)
-        return super().call(*commands, muted=muted)
+    def call(self, *commands: bytes, muted: bytes = b"", **options: Any) -> list[Any]:
+        super().call(*commands, muted=muted, **options)
+        return super().call(*commands, muted=muted, **options)
 
     def call_each(self, commands: Iterable[bytes]) -> None:
         sent: list[bytes] = []
@@ -47,11 +47,11 @@ class Watched(Channel):
         self._happens: Callable[[], object] | None = happens
         self._before = before
 
-    def call(self, *commands: bytes, muted: bytes = b"") -> list[Any]:
+    def call(self, *commands: bytes, muted: bytes = b"", **options: Any) -> list[Any]:
         if self._happens is not None and any(self._before in command for command in commands):
             happens, self._happens = self._happens, None
             happens()
-        return super().call(*commands, muted=muted)
+        return super().call(*commands, muted=muted, **options)
 
 
 def _pool(rig: Rig) -> Any:
