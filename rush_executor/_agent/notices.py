@@ -11,6 +11,8 @@ import math
 import time
 from typing import Final
 
+from rush_executor._ledger.silence import tell_return, tell_silence
+
 __all__ = ["Notices"]
 
 logger = logging.getLogger(__name__)
@@ -37,19 +39,13 @@ class Notices:
         if self._is_silent or self._has_said_lost or lost_s < _PATIENCE_S:
             return
         self._has_said_lost = True
-        logger.warning(
-            "the server has not answered for %.0f s (%s); trying again, for up to %g s in all (reconnect timeout). "
-            "What runs goes on",
-            lost_s,
-            cause,
-            timeout_s,
-        )
+        tell_silence(lost_s, cause, timeout_s)
 
     def server_answered(self, lost_at: float) -> None:
         """The server has answered, for the first time since `lost_at`."""
         if self._has_said_lost:
             self._has_said_lost = False
-            logger.warning("the server answers again, after %.0f s", time.monotonic() - lost_at)
+            tell_return(time.monotonic() - lost_at)
 
     def leaving(self, n_workers: int) -> None:
         """The agent was told to leave, and so many workers have not yet ended."""

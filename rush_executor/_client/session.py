@@ -152,7 +152,10 @@ class Session:
         self._to_cancel: deque[RushFuture] = deque()
         # Locked as long as the listener has not taken everything down.
         self._is_open = threading.Lock()
-        self._channels = [self._open_channel() for _ in range(3)]
+        # It is told once: by the listener, which always waits for the server.
+        self._channels = [
+            self._open_channel(is_telling=is_listeners) for is_listeners in (False, nesting is None, False)
+        ]
         lease_ms = int(config.client_lease_s * 1000)
         self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)
         self._downlink = Downlink(self._channels[1], self._keys, client_id)
@@ -704,12 +707,13 @@ class Session:
             [reply] = self._cancel_batch([future])
         return reply
 
-    def _open_channel(self) -> Channel:
+    def _open_channel(self, *, is_telling: bool) -> Channel:
         return Channel(
             self._pool,
             reconnect_timeout_s=self.config.reconnect_timeout_s,
             stopping=self._stopping,
             check_server=self.check_server,
+            is_telling=is_telling,
         )
 
     def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:

@@ -45,6 +45,7 @@ from redis.retry import Retry
 
 from rush_executor._config import check_url, redact
 from rush_executor._ledger.scripts import load_commands, pack
+from rush_executor._ledger.silence import tell_return, tell_silence
 from rush_executor.errors import NetworkLostError, ServerError
 
 __all__ = [
@@ -76,6 +77,8 @@ _LAST_WORD_S = 1.0
 # is done.
 _ASIDE_S = 2.0
 _LOOK_ASIDE_S = 0.1
+# An absence of the server that lasts for longer is told.
+_TELL_S = 5.0
 # What the last try gets in any case.
 _LEAST_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -246,6 +249,7 @@ class Channel:
         stopping: Set by whoever wants a call that waits for the server to give up now.
         closed_text: For the `RuntimeError` with which everything ends from then on; empty where last words may be sent.
         check_server: Called before a command is sent again; raises `ServerError` where the server will never be back.
+        is_telling: Whether it is logged when the server has been away for some seconds, and when it is back.
 
     Attributes:
         n_breaks: How often the connection was given up: what went out before with `post` may not have arrived.
@@ -259,6 +263,7 @@ class Channel:
         stopping: threading.Event | None = None,
         closed_text: str = "",
         check_server: Callable[[], None] | None = None,
+        is_telling: bool = False,
     ) -> None:
         self._connection = pool.make_connection()
         settings = pool.connection_kwargs
@@ -267,6 +272,7 @@ class Channel:
         self._stopping = stopping or threading.Event()
         self._closed_text = closed_text
         self._check_server = check_server
+        self._is_telling = is_telling
         self.n_breaks = 0
         # Up from before a command is sent until its reply was read.
         self._is_open_question = False
@@ -296,13 +302,16 @@ class Channel:
         is_brief = give_up_at is not None
         if lost_at:
             give_up_at = lost_at + self._reconnect_timeout_s
-        began_at = time.monotonic()
+        began_at, has_told = time.monotonic(), False
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 if give_up_at is not None:
                     self._connect(give_up_at)
-                return self._exchange(commands, muted, give_up_at if is_brief else None)
+                replies = self._exchange(commands, muted, give_up_at if is_brief else None)
+                if has_told:
+                    tell_return(time.monotonic() - lost_at)
+                return replies
             except (RedisConnectionError, RedisTimeoutError, _NotNow, OSError) as error:
                 self._give_up_connection()
                 self._check_end(error)
@@ -319,6 +328,9 @@ class Channel:
                         f"the server did not answer for {now - lost_at:.1f} s (reconnect_timeout is "
                         f"{self._reconnect_timeout_s:g} s): {error}"
                     ) from error
+                if self._is_telling and not has_told and now - lost_at >= _TELL_S:
+                    has_told = True
+                    tell_silence(now - lost_at, error, self._reconnect_timeout_s)
                 # Full jitter: a thousand workers must not come back in step.
                 pause_s = min(pause_s, give_up_at - now)
                 self._stopping.wait(random.uniform(0.5, 1.0) * pause_s)  # noqa: S311

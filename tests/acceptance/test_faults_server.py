@@ -29,6 +29,7 @@ from rush_executor import (
 )
 from rush_executor._client import session
 from rush_executor._crew import crew as crew_module
+from rush_executor._ledger import connection as connection_module
 from rush_executor.testing import keys_left
 from tests.acceptance import tasks
 from tests.acceptance.programs import (
@@ -632,8 +633,14 @@ def test_no_place_for_the_workers(server: Server, eventually: Eventually) -> Non
                 assert [future.result(DEADLINE_S) for future in futures] == [2**n for n in range(10)]
 
 
-def test_who_waits_at_a_terminal_is_told_so(tmp_path: Path, eventually: Eventually) -> None:
-    """`rush-executor worker` says that the server is away, that it is back, and why it does not leave; once each."""
+def test_who_waits_is_told_so(
+    tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`rush-executor worker` says that the server is away, that it is back, and why it does not leave; once each.
+
+    Executors say the first two in the log.
+    """
+    monkeypatch.setattr(connection_module, "_TELL_S", 1.0)
     told, gate = tmp_path / "told", tmp_path / "gate"
     with (
         Server({"appendonly": "yes", "appendfsync": "always"}) as server,
@@ -653,3 +660,5 @@ def test_who_waits_at_a_terminal_is_told_so(tmp_path: Path, eventually: Eventual
         assert future.result(DEADLINE_S) == "done"
         eventually(lambda: not agent.worker_pids())
         assert len(agent.log.splitlines()) == 4, agent.log
+    told_here = [record.getMessage() for record in caplog.records if "the server" in record.getMessage()]
+    assert [" ".join(text.split()[:4]) for text in told_here] == ["the server has not", "the server answers again,"]
