@@ -148,8 +148,8 @@ class Supervisor:
         self._reaper = Reaper(self._channel, self._keys, doubt_s=settings.config.doubt_s)
         self._watch = AgentWatch(self._pool, self._keys, settings.agent_id)
         self._network: NetworkRecord | None = None
-        # Of the network that was found last.
-        self._epoch = ""
+        # That which was found last, though it may not be there any more.
+        self._last_network: NetworkRecord | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._ready_pids: set[int] = set()
         # Those that were told to leave when they have done what they run.
@@ -351,10 +351,11 @@ class Supervisor:
         if network is not None and network.keeps and self._settings.client_id is not None:
             # Its client is being told that this is no network for an executor.
             network = None
-        if network is not None and network.epoch != self._epoch:
-            self._epoch = network.epoch
+        before = self._last_network
+        if network is not None and (before is None or network.epoch != before.epoch):
+            self._last_network = network
             self._n_failed_starts = 0
-            if not network.keeps:
+            if before is not None and network.creator == before.creator and not network.keeps:
                 self._end_obsolete()
             if not self._has_notifications:
                 self._has_notifications = True
@@ -362,10 +363,10 @@ class Supervisor:
         self._network = network
 
     def _end_obsolete(self) -> None:
-        """Ends the workers of a creation of the network that is no more.
+        """Ends the workers of a network that was lost with the server's data, and has been made again as it was.
 
-        What they run was submitted again, or nobody waits for it any more, and their results are refused: until they
-        had finished they would be in the way of what is queued.
+        What they run was submitted again, and their results are refused: until they had finished they would be in the
+        way. (One that another client has created is a new one, and what they run may finish for nobody.)
         """
         for pid in self._workers:
             # By no fault of theirs.

@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import operator
 import queue
 import threading
 import time
@@ -92,22 +91,6 @@ class _Wakeup:
         """Waits for a `set`, and takes it away."""
         with contextlib.suppress(queue.Empty):
             self._tokens.get(timeout=timeout_s)
-
-
-class _Turn:
-    """A lock, for somebody who waits for it only until a time; StopIteration when it was not to be had.
-
-    `acquire` with a timeout, and a block that gives the lock back, is not safe from Ctrl-C: KeyboardInterrupt can come
-    when the lock is taken and the block not yet entered. So all that `with` calls is written in C here as well: it asks
-    for the first true result of one call of `acquire`.
-    """
-
-    __enter__ = property(operator.attrgetter("_take"))
-    __exit__ = property(operator.attrgetter("_lock.__exit__"))
-
-    def __init__(self, lock: threading.Lock, give_up_at: float) -> None:
-        self._lock = lock
-        self._take = filter(None, map(lock.acquire, (True,), (max(0.0, give_up_at - time.monotonic()),))).__next__
 
 
 class Dispatcher:
@@ -207,27 +190,17 @@ class Dispatcher:
         self.is_halted = False
         self._wakeup.set()
 
-    def turn(self, give_up_at: float) -> contextlib.AbstractContextManager[object]:
-        """The lock, for somebody who does not wait for a server that is away; StopIteration when that time is over."""
-        return _Turn(self.lock, give_up_at)
-
-    def settle(self, give_up_at: float | None = None) -> None:
-        """Makes sure that what was sent has arrived; to be called under the lock, before the uplink is used.
-
-        Raises:
-            Silent: It was not known until `give_up_at`, if that is given: the next one sees to it.
-        """
+    def settle(self) -> None:
+        """Makes sure that what was sent has arrived; to be called under the lock, before the uplink is used."""
         posted = self._posted
         if posted is not None:
             future = posted.future()
             # Gone, done, or about to be tried again: it has had an outcome, so the task had arrived.
             if future is not None and not future.done() and future._is_sent:
                 self._batch = _Batch(posted.number, [Parcel(future, posted.task)], [])
-                self._send_batch(is_known_sent=True, give_up_at=give_up_at)
+                self._send_batch(is_known_sent=True)
             else:
                 self.n_taken = posted.number
-                # Left by somebody who was broken off here.
-                self._batch = None
             self._posted = None
 
     def nudge(self) -> None:
@@ -285,7 +258,7 @@ class Dispatcher:
         digests += [reference.ident for future, _ in parcels for reference in future._references]
         return _Batch(self._n_batches, parcels, self._shelf.unsent(digests) if digests else [])
 
-    def _send_batch(self, *, wait: bool = True, is_known_sent: bool = False, give_up_at: float | None = None) -> None:
+    def _send_batch(self, *, wait: bool = True, is_known_sent: bool = False) -> None:
         batch = self._batch
         if batch is None:
             return
@@ -294,8 +267,9 @@ class Dispatcher:
         for future, _ in () if is_known_sent else batch.parcels:
             future._is_sent = True
         try:
-            new = [parcel.task for parcel in batch.parcels]
-            is_answered = self._uplink.push(batch.number, new, batch.functions, wait=wait, give_up_at=give_up_at)
+            is_answered = self._uplink.push(
+                batch.number, [parcel.task for parcel in batch.parcels], batch.functions, wait=wait
+            )
             if is_answered:
                 self.n_taken = batch.number
             else:

@@ -109,7 +109,6 @@ class RushFuture(Future[Any]):
 
         Returns:
             True when the task is cancelled, and `concurrent.futures.wait` knows it; False when it runs, or has run.
-            Also False when the server does not answer for two seconds: then the Future tells what it came to.
         """
         if self.done():
             return self.cancelled()
@@ -120,8 +119,7 @@ class RushFuture(Future[Any]):
 
         Returns:
             False when the task has ended already. Else True, at once: a task that no worker has claimed is cancelled; a
-            running one fails with `TaskKilledError` in a moment, if it does not end by itself before. Also False, as
-            `cancel` is, when the server does not answer.
+            running one fails with `TaskKilledError` in a moment, if it does not end by itself before.
         """
         return not self.done() and self._owner.kill(self)
 
@@ -131,7 +129,7 @@ class RushFuture(Future[Any]):
         super().add_done_callback(fn)
 
     def running(self) -> bool:
-        """Whether a worker has claimed the task: asks the ledger. False when that does not answer for two seconds."""
+        """Whether a worker has claimed the task: asks the ledger."""
         return not self.done() and self._owner.is_running(self)
 
     def _resolve_cancelled(self) -> None:

@@ -13,6 +13,7 @@ thread does the closing, so that `shutdown(wait=False)`, interpreter exit and a 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import itertools
 import logging
 import math
@@ -23,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rush_executor._client import lifecycle
 from rush_executor._client.callbacks import CallbackThread
@@ -38,15 +39,7 @@ from rush_executor._config import NetworkConfig, redact
 from rush_executor._ledger.agent import Reaper
 from rush_executor._ledger.blobs import LARGE_PAYLOAD
 from rush_executor._ledger.client import CancelReply, Downlink, Uplink
-from rush_executor._ledger.connection import (
-    Channel,
-    NetworkGone,
-    Refused,
-    Silent,
-    WorkerGone,
-    WrongKind,
-    open_pool,
-)
+from rush_executor._ledger.connection import Channel, NetworkGone, Refused, WorkerGone, WrongKind, open_pool
 from rush_executor._payload import EncodedFunction, Encoder, RushReference
 from rush_executor._protocol.ids import new_id, task_id
 from rush_executor._protocol.keys import Keys
@@ -69,11 +62,8 @@ _ALONE_S: Final = 3.0
 # A worker gives back what it has not started when a task keeps it for longer than expected; see `_worker/courier.py`.
 _HELD_PAUSES_S: Final = (0.003, 0.005, 0.007)
 _LOOK_AGAIN_S: Final = 0.02
-# How long those ask a server that does not answer whose callers are not to wait.
-_PATIENCE_S: Final = 2.0
 # Why a question may have no answer, which whoever asks need not know: what becomes of the Futures tells.
-_NO_ANSWER: Final = (NetworkLostError, NetworkGone, Refused, ServerError, Silent)
-_T = TypeVar("_T")
+_NO_ANSWER: Final = (NetworkLostError, NetworkGone, Refused, ServerError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +136,6 @@ class Session:
         self._is_lost = False
         self._is_aborted = False
         self._has_left = False
-        # Ended here, and not yet off the server's lists.
-        self._dead_agent: str | None = None
-        # To be cancelled when the server answers.
-        self._to_cancel: deque[RushFuture] = deque()
         # Locked as long as the listener has not taken everything down.
         self._is_open = threading.Lock()
         # It is told once: by the listener, which always waits for the server.
@@ -289,16 +275,13 @@ class Session:
             raise
         return futures
 
-    def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> bool:
+    def shut_down(self, *, why: str, cancel_futures: bool = False, abort: bool = False) -> None:
         """Takes no tasks any more; the listener thread ends the session when what was submitted is finished.
 
         Args:
             why: End of the sentence "cannot schedule new futures after ...".
-            cancel_futures: Cancel what no worker has claimed; if the server does not answer soon, when it does.
+            cancel_futures: Cancel what no worker has claimed.
             abort: Cancel everything, and end the workers now.
-
-        Returns:
-            Whether the listener knows. If not, it sees it as soon as the server answers.
         """
         with self._lock:
             self._why_closed = self._why_closed or why
@@ -311,13 +294,14 @@ class Session:
             # It is Ctrl-C that brings us here, and it may have come in `concurrent.futures.wait`.
             self._pending.let_go()
             self._pending.cancel_all()
-        elif cancel_futures and not self.cancel_all(self._pending.all()):
-            return False
-        try:
-            self._ask(self._ring)
-        except _NO_ANSWER:
-            return False
-        return True
+        elif cancel_futures:
+            self.cancel_all(self._pending.all())
+        # The listener may be waiting at its inbox: ring, so that it sees that it is done. Not after it has left: a
+        # private server is gone then, and would be waited for.
+        with contextlib.suppress(*_NO_ANSWER), self._dispatcher.lock:
+            self._dispatcher.settle()
+            if not self._is_lost and not self._has_left:
+                self._uplink.ring()
 
     def end_now(self, how: str) -> None:
         """Ends the workers without waiting for what they run; the session ends with them.
@@ -328,11 +312,9 @@ class Session:
         # First: with nothing pending the listener would take everything down in peace, and wait for what others run.
         with self._lock:
             self._is_aborted = True
-        is_heard = self.shut_down(why="shutdown", cancel_futures=True)
+        self.shut_down(why="shutdown", cancel_futures=True)
         self._pending.fail_all(lambda: WorkerLostError(f"the worker that ran the task was ended by {how}()"))
-        if not is_heard or not self.shut_down(why="shutdown"):
-            # The listener waits for the server: it would come to this late, and tells the ledger when that answers.
-            self._dead_agent = self._keeper.stop(now=True, is_in_vain=self._is_waiting_in_vain)
+        self.shut_down(why="shutdown")
 
     def forget(self) -> None:
         """As `shut_down`, for an executor that nobody refers to any more.
@@ -351,21 +333,11 @@ class Session:
         self._listener.thread.join()
         self._callbacks.close()
 
-    def cancel_all(self, futures: list[RushFuture]) -> bool:
-        """Cancels those of these Futures that no worker has claimed.
-
-        Returns:
-            False when the server does not answer: the listener sees to the rest of them as soon as it does.
-        """
+    def cancel_all(self, futures: list[RushFuture]) -> None:
+        """Cancels those of these Futures that no worker has claimed."""
         for start in range(0, len(futures), _CANCEL_BATCH):
-            try:
+            with contextlib.suppress(*_NO_ANSWER):
                 self._cancel_batch([future for future in futures[start : start + _CANCEL_BATCH] if not future.done()])
-            except Silent:
-                self._to_cancel.extend(futures[start:])
-                return False
-            except _NO_ANSWER:
-                continue
-        return True
 
     def n_workers(self) -> int:
         """How many workers have joined the network."""
@@ -376,16 +348,13 @@ class Session:
     # What Futures ask (`FutureOwner`).
 
     def cancel(self, future: RushFuture) -> bool:
-        """Takes the task back, if no worker has it; False when the server does not answer."""
-        try:
-            return self._cancel(future)
-        except _NO_ANSWER:
-            return False
-
-    def _cancel(self, future: RushFuture) -> bool:
+        """Takes the task back, if no worker has it."""
         give_up_at = time.monotonic() + self.config.reconnect_timeout_s
         while not future.done() and time.monotonic() < give_up_at:
-            reply = self._try_cancel(future)
+            try:
+                reply = self._try_cancel(future)
+            except _NO_ANSWER:
+                return False
             if reply is not CancelReply.GONE:
                 return reply is CancelReply.CANCELLED
             # It has ended, or somebody else cancels it at this moment: what it was is on its way to the Future. Unless
@@ -394,24 +363,29 @@ class Session:
         return future.cancelled()
 
     def kill(self, future: RushFuture) -> bool:
-        """Takes the task back, or has its worker killed; False when the server does not answer."""
-        try:
-            while not future.done():
-                if self._cancel(future) or self._ask(lambda until: self._uplink.kill(future.task_id, give_up_at=until)):
-                    return True
-                # Neither queued nor running: given back between the two, or it has ended and is about to be told.
-                concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
-        except _NO_ANSWER:
-            pass
+        """Takes the task back, or has its worker killed."""
+        while not future.done():
+            if self.cancel(future):
+                return True
+            try:
+                with self._dispatcher.lock:
+                    self._dispatcher.settle()
+                    if self._uplink.kill(future.task_id):
+                        return True
+            except _NO_ANSWER:
+                return False
+            # Neither queued nor running: given back between the two, or it has ended and is about to be told.
+            concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
         return False
 
     def is_running(self, future: RushFuture) -> bool:
-        """Whether a worker has the task; False when the server does not answer."""
+        """Whether a worker has the task."""
+        if not future._is_sent:
+            return False
         try:
-            return (
-                future._is_sent
-                and self._ask(lambda until: self._uplink.state(future.task_id, give_up_at=until)) == RUNNING
-            )
+            with self._dispatcher.lock:
+                self._dispatcher.settle()
+                return self._uplink.state(future.task_id) == RUNNING
         except _NO_ANSWER:
             return False
 
@@ -549,8 +523,6 @@ class Session:
 
     def _tick(self) -> None:
         """What the listener does on the side, at most twice a second."""
-        if self._to_cancel:
-            self.cancel_all([self._to_cancel.popleft() for _ in range(len(self._to_cancel))])
         now = time.monotonic()
         if now < self._next_tick_at:
             return
@@ -634,13 +606,9 @@ class Session:
 
     def _stop_keeper(self) -> None:
         dead = self._keeper.stop(now=self._is_aborted or self._is_lost, is_in_vain=self._is_waiting_in_vain)
-        dead = dead or self._dead_agent
         if dead is not None and not self._is_lost:
             # Its workers may have held tasks of other clients, which would wait until its heartbeat expires.
-            try:
-                self._reaper.bury(dead)
-            except _NO_ANSWER:
-                logger.debug("the server is gone, and nobody learns that agent %s has ended", dead, exc_info=True)
+            self._reaper.bury(dead)
             self._channels[2].close()
 
     def _is_waiting_in_vain(self) -> bool:
@@ -674,29 +642,6 @@ class Session:
 
     # Small things.
 
-    def _ask(self, question: Callable[[float], _T]) -> _T:
-        """Asks the ledger, for a caller who does not wait for a server that is away.
-
-        Args:
-            question: Given the time until which it may wait for an answer.
-
-        Raises:
-            Silent: There was no answer in time; what was asked may be done all the same.
-        """
-        give_up_at = time.monotonic() + _PATIENCE_S
-        try:
-            with self._dispatcher.turn(give_up_at):
-                self._dispatcher.settle(give_up_at)
-                return question(give_up_at)
-        except StopIteration:
-            raise Silent("another thread waits for the server") from None
-
-    def _ring(self, give_up_at: float) -> None:
-        """Wakes the listener, which may be waiting at its inbox, so that it sees that it is done."""
-        # Not after it has left: a private server is gone then, and would be waited for.
-        if not self._is_lost and not self._has_left:
-            self._uplink.ring(give_up_at=give_up_at)
-
     def _try_cancel(self, future: RushFuture) -> CancelReply:
         [reply] = self._cancel_batch([future])
         for pause_s in _HELD_PAUSES_S:
@@ -718,21 +663,18 @@ class Session:
 
     def _cancel_batch(self, futures: list[RushFuture]) -> list[CancelReply]:
         """Cancels those of these Futures that no worker has claimed."""
-        verdicts = []
-
         # All under the lock: what is found unsent here must be cancelled before the dispatcher looks at it.
-        def cancel(give_up_at: float) -> None:
+        with self._dispatcher.lock:
+            self._dispatcher.settle()
             sent = [future.task_id for future in futures if future._is_sent]
-            found = self._uplink.cancel(sent, give_up_at=give_up_at) if sent else []
-            replies = dict(zip(sent, found, strict=True))
+            replies = dict(zip(sent, self._uplink.cancel(sent) if sent else [], strict=True))
+            verdicts = []
             for future in futures:
                 reply = replies.get(future.task_id, CancelReply.CANCELLED)
                 if reply is CancelReply.CANCELLED and not self._pending.cancel(future):
                     reply = CancelReply.GONE
                 verdicts.append(reply)
-
-        self._ask(cancel)
-        return verdicts
+            return verdicts
 
     def _check_open(self) -> None:
         if self.broken is not None:

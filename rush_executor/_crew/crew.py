@@ -148,7 +148,7 @@ class Crew:
         if agent is not None and agent.poll() is None:
             logger.warning("the agent (pid %d) of the workers stands still, and is killed", agent.pid)
             agent.kill()
-            agent.wait()
+            _ends_within(agent, _END_S)
 
     def stop(self, *, now: bool, is_in_vain: Callable[[], bool] = bool) -> str | None:
         """Ends the agent and its workers: after what they run, or now.
@@ -174,7 +174,9 @@ class Crew:
         self._agent = None
         if not _ends_within(agent, _END_S):
             agent.kill()
-        return settings.agent_id if agent.wait() not in (0, EXIT_SERVER_LOST) else None
+            # Not for ever: it may be deep in the kernel, or frozen.
+            _ends_within(agent, _END_S)
+        return settings.agent_id if agent.returncode not in (0, EXIT_SERVER_LOST) else None
 
     def check_server(self) -> None:
         """Does nothing while the private server runs, or where there is none; from any thread.

@@ -156,9 +156,8 @@ class TaskExecutor(Executor):
 
         Args:
             wait: Return when everything is finished, callbacks have run, and no process is left. False returns at
-                once, after two seconds where the server does not answer; the same happens all the same, at the latest
-                when the interpreter exits.
-            cancel_futures: Cancel what no worker has claimed; where the server does not answer, as soon as it does.
+                once; the same happens all the same, at the latest when the interpreter exits.
+            cancel_futures: Cancel what no worker has claimed.
         """
         self._session.shut_down(why="shutdown", cancel_futures=cancel_futures)
         if wait:
@@ -176,8 +175,7 @@ class TaskExecutor(Executor):
         """Kills this executor's workers at once and shuts it down, without waiting (as in Python 3.14).
 
         What was running fails with `WorkerLostError`; what was not is cancelled. Workers that joined from elsewhere go
-        on. Where the server does not answer for two seconds, the workers are killed all the same, and everything that
-        is pending fails.
+        on.
         """
         self._end_now("kill_workers")
 

@@ -28,7 +28,7 @@ class Submit(Protocol):
 
 def map_results(
     submit: Submit,
-    cancel: Callable[[list[RushFuture]], object],
+    cancel: Callable[[list[RushFuture]], None],
     iterables: tuple[Iterable[Any], ...],
     *,
     timeout: float | None,
@@ -95,7 +95,7 @@ def submit_calls(submit: Submit, calls: Iterable[tuple[Any, ...]], chunksize: in
 def _results(
     futures: deque[RushFuture],
     more: Iterator[RushFuture],
-    cancel: Callable[[list[RushFuture]], object],
+    cancel: Callable[[list[RushFuture]], None],
     end_at: float | None,
     *,
     is_chunked: bool,
@@ -111,7 +111,7 @@ def _results(
         cancel(list(futures))
 
 
-def _result(future: RushFuture, cancel: Callable[[list[RushFuture]], object], end_at: float | None) -> Any:
+def _result(future: RushFuture, cancel: Callable[[list[RushFuture]], None], end_at: float | None) -> Any:
     """The result of a Future to which no reference is left here afterwards."""
     try:
         try:

@@ -39,7 +39,7 @@ class PoolResult:
     def __init__(
         self,
         futures: list[RushFuture],
-        cancel: Callable[[list[RushFuture]], object],
+        cancel: Callable[[list[RushFuture]], None],
         *,
         is_one: bool,
         callback: _Callback | None,

@@ -72,8 +72,6 @@ class CancelReply(IntEnum):
 class Uplink:
     """A client's transitions. Whoever shares one between threads brings a lock: batches must go out in order.
 
-    With `give_up_at`, a call is for somebody who does not wait for a server that is away: see `Channel.call`.
-
     Args:
         channel: A connection of its own.
         keys: Of the network.
@@ -149,7 +147,6 @@ class Uplink:
         functions: Sequence[tuple[str, bytes]] = (),
         *,
         wait: bool = True,
-        give_up_at: float | None = None,
     ) -> bool:
         """Queues tasks, in their order.
 
@@ -158,7 +155,6 @@ class Uplink:
             tasks: At most 500, so that no other client of the server waits long.
             functions: Digest and sealed body of functions, and of scattered objects, that the server does not have yet.
             wait: False to return as soon as the tasks are sent, where that can be done.
-            give_up_at: For one batch that was pushed before.
 
         Returns:
             True when the server has taken the tasks. False when nobody knows yet: an outcome will show that they have
@@ -190,7 +186,7 @@ class Uplink:
         # One with a blob is answered: sending it again to ask would carry all of it.
         is_answered = wait or len(commands) > 1 or not self._can_mute or any(task.blob_id for task in tasks)
         if is_answered:
-            self._channel.call(*commands, give_up_at=give_up_at)
+            self._channel.call(*commands)
         else:
             self._channel.post(commands[0])
         return is_answered
@@ -212,10 +208,10 @@ class Uplink:
         """Deletes functions that no task of this client needs any more."""
         self._channel.call(pack(("HDEL", self._keys.functions(self._client_id), *digests)))
 
-    def cancel(self, task_ids: Sequence[str], *, give_up_at: float | None = None) -> list[CancelReply]:
+    def cancel(self, task_ids: Sequence[str]) -> list[CancelReply]:
         """Takes back tasks that no worker has claimed."""
         args: list[str | bytes | float] = [self._keys.task(), self._keys.blob(), *task_ids]
-        replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args), give_up_at=give_up_at)[0]
+        replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
         return [CancelReply(reply) for reply in replies]
 
     def attach(self, task_ids: Sequence[str]) -> list[bool]:
@@ -230,25 +226,24 @@ class Uplink:
         replies = self._channel.call(evalsha("attach_tasks", keys, args))[0]
         return [reply == 1 for reply in replies]
 
-    def kill(self, task_id: str, *, give_up_at: float | None = None) -> bool:
+    def kill(self, task_id: str) -> bool:
         """Asks that a running task be ended; False when it is not running."""
         k = self._keys
         command = evalsha("kill_task", (k.task(task_id),), [task_id, k.worker(), k.kills(), KILL_MS])
-        return bool(self._channel.call(command, give_up_at=give_up_at)[0])
+        return bool(self._channel.call(command)[0])
 
-    def state(self, task_id: str, *, give_up_at: float | None = None) -> str:
+    def state(self, task_id: str) -> str:
         """State of a task: ``queued``, ``running``, or empty when it has ended."""
-        command = pack(("HGET", self._keys.task(task_id), "state"))
-        raw: bytes | None = self._channel.call(command, give_up_at=give_up_at)[0]
+        raw: bytes | None = self._channel.call(pack(("HGET", self._keys.task(task_id), "state")))[0]
         return raw.decode() if raw else ""
 
     def n_workers(self) -> int:
         """How many workers have joined."""
         return int(self._channel.call(pack(("SCARD", self._keys.worker_ids)))[0])
 
-    def ring(self, *, give_up_at: float | None = None) -> None:
+    def ring(self) -> None:
         """Wakes this client's `Downlink`."""
-        self._channel.call(pack(("XADD", self._cancel_keys[-1], "NOMKSTREAM", "*", "", "")), give_up_at=give_up_at)
+        self._channel.call(pack(("XADD", self._cancel_keys[-1], "NOMKSTREAM", "*", "", "")))
 
     def retire(self) -> None:
         """Leaves the network; the last client takes it along."""

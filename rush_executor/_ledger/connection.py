@@ -54,7 +54,6 @@ __all__ = [
     "Channel",
     "NetworkGone",
     "Refused",
-    "Silent",
     "WorkerGone",
     "WrongKind",
     "check_server",
@@ -109,10 +108,6 @@ class WorkerGone(Exception):
 
 class Refused(Exception):
     """The server calls a command wrong or forbids it: no later try would fare better."""
-
-
-class Silent(Exception):
-    """No answer came in the little time that somebody had; what was asked may be done all the same."""
 
 
 class WrongKind(Refused):
@@ -279,9 +274,7 @@ class Channel:
         # What was asked and not answered yet: commands, what goes before them, and whether all of it was sent.
         self._asked: tuple[tuple[bytes, ...], bytes, bool] = ((), b"", False)
 
-    def call(
-        self, *commands: bytes, muted: bytes = b"", lost_at: float = 0.0, give_up_at: float | None = None
-    ) -> list[Any]:
+    def call(self, *commands: bytes, muted: bytes = b"", lost_at: float = 0.0) -> list[Any]:
         """Sends commands in one go and returns their replies.
 
         Args:
@@ -289,7 +282,6 @@ class Channel:
             muted: A command that goes first and gets no answer, not even an error: whoever waits for `commands` is not
                 woken in between. Only where `can_mute` says so, and where `commands` show what became of it.
             lost_at: Since when the server has been silent, if that is known.
-            give_up_at: For somebody who does not wait for a server that is away; by default the grace decides.
 
         Raises:
             NetworkGone, WorkerGone: As the ledger says.
@@ -297,18 +289,15 @@ class Channel:
                 That a server is silent is seen after some seconds: with a shorter grace it takes as long.
             Refused: The server calls a command wrong, or forbids it.
             RuntimeError: Whoever this channel belongs to was closed.
-            Silent: Nothing was heard until `give_up_at`.
         """
-        is_brief = give_up_at is not None
-        if lost_at:
-            give_up_at = lost_at + self._reconnect_timeout_s
+        give_up_at = lost_at + self._reconnect_timeout_s if lost_at else 0.0
         began_at, has_told = time.monotonic(), False
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                if give_up_at is not None:
+                if give_up_at:
                     self._connect(give_up_at)
-                replies = self._exchange(commands, muted, give_up_at if is_brief else None)
+                replies = self._exchange(commands, muted)
                 if has_told:
                     tell_return(time.monotonic() - lost_at)
                 return replies
@@ -319,11 +308,8 @@ class Channel:
                 # A connection that was cut, or an error, is a sign of life of somebody at that moment: the command may
                 # have been waiting for a bell until then.
                 lost_at = lost_at or (began_at if isinstance(error, RedisTimeoutError) else now)
-                if give_up_at is None:
-                    give_up_at = lost_at + self._reconnect_timeout_s
+                give_up_at = lost_at + self._reconnect_timeout_s
                 if now >= give_up_at or self._stopping.is_set():
-                    if is_brief and not self._stopping.is_set():
-                        raise Silent(f"no answer from the server: {error}") from error
                     raise NetworkLostError(
                         f"the server did not answer for {now - lost_at:.1f} s (reconnect_timeout is "
                         f"{self._reconnect_timeout_s:g} s): {error}"
@@ -446,7 +432,8 @@ class Channel:
         """Connects, if need be, in the time that is left; what is asked then may take the usual time."""
         if self._is_open_question:
             self._give_up_connection()
-            self._is_open_question = False
+        # Also that of connecting: broken off in the middle of it, redis-py keeps a connection that owes answers.
+        self._is_open_question = True
         connection: Any = self._connection
         left_s = max(give_up_at - time.monotonic(), _LEAST_S)
         connection.socket_timeout, connection.socket_connect_timeout = (min(usual_s, left_s) for usual_s in self._usual)
@@ -456,11 +443,10 @@ class Channel:
             connection.socket_timeout, connection.socket_connect_timeout = self._usual
         # redis-py has no public name for the socket in all of 6 to 8.
         connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001
+        self._is_open_question = False
 
-    def _exchange(self, commands: Sequence[bytes], muted: bytes, give_up_at: float | None = None) -> list[Any]:
+    def _exchange(self, commands: Sequence[bytes], muted: bytes) -> list[Any]:
         self._send((_MUTE, muted, *commands) if muted else commands)
-        if give_up_at is not None and not self._connection.can_read(max(give_up_at - time.monotonic(), _LEAST_S)):
-            raise RedisTimeoutError("no reply in time")
         replies = self._read(len(commands))
         first = next((i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
         if first is not None:

@@ -143,6 +143,7 @@ class WorkerLedger:
         wait_s: float = IDLE_BLOCK_S,
         rests: bool = False,
         known: Iterable[str] = (),
+        when_over: Callable[[], object] = bool,
     ) -> Claimed:
         """Hands in outcomes and claims.
 
@@ -153,12 +154,13 @@ class WorkerLedger:
             wait_s: For how long, at most `IDLE_BLOCK_S`; behind outcomes at most `BLOCK_S`.
             rests: Whether this worker waits next if it gets nothing now: until then tasks may be handed to it.
             known: Tasks that this worker holds; others that it holds by the ledger are given to it again.
+            when_over: Called when there is nothing more to wait for: up to then it may be broken off.
         """
         if not wait:
             self._hand_in(outcomes)
             return self._exchange(outcomes, limit, known, rests=rests)
         try:
-            return self._wait_and_claim(outcomes, limit, known, wait_s=wait_s, rests=rests)
+            return self._wait_and_claim(outcomes, limit, known, wait_s=wait_s, rests=rests, when_over=when_over)
         except (NetworkGone, WorkerGone, NetworkLostError, Refused):
             raise
         except BaseException:
@@ -167,19 +169,31 @@ class WorkerLedger:
             raise
 
     def _wait_and_claim(
-        self, outcomes: Sequence[Outcome], limit: int, known: Iterable[str], *, wait_s: float, rests: bool
+        self,
+        outcomes: Sequence[Outcome],
+        limit: int,
+        known: Iterable[str],
+        *,
+        wait_s: float,
+        rests: bool,
+        when_over: Callable[[], object],
     ) -> Claimed:
         self._hand_in(outcomes)
         if outcomes:
             bell = self._wait if wait_s >= BLOCK_S else self._wait_for(wait_s)
-            return self._claimed(outcomes, lambda: self._wait_at_bell(outcomes, bell, limit, rests=rests), rests=rests)
+            return self._claimed(
+                outcomes,
+                lambda: self._wait_at_bell(outcomes, bell, limit, rests=rests),
+                rests=rests,
+                when_over=when_over,
+            )
         if not self._is_idle:
             claimed = self._exchange((), limit, known, rests=True)
             if claimed.claims or claimed.n_queued:
                 return claimed
         # The claim stands behind the bell in the same packet, so that what no bell tells costs one trip, too.
         bell, claim = self._wait_for(wait_s), self._claim(limit, known, rests=rests)
-        return self._claimed((), lambda: self._channel.call(bell, claim), rests=rests)
+        return self._claimed((), lambda: self._channel.call(bell, claim), rests=rests, when_over=when_over)
 
     def ask(self, outcomes: Sequence[Outcome], *, limit: int, known: Iterable[str]) -> None:
         """Hands in outcomes and claims, as `exchange`, but does not wait for the answer."""
@@ -241,11 +255,20 @@ class WorkerLedger:
             reply += (task_id, attempt, token[start:at], blob_id, limits)
         return reply
 
-    def _claimed(self, outcomes: Sequence[Outcome], read: Callable[[], Sequence[Any]], *, rests: bool) -> Claimed:
+    def _claimed(
+        self,
+        outcomes: Sequence[Outcome],
+        read: Callable[[], Sequence[Any]],
+        *,
+        rests: bool,
+        when_over: Callable[[], object] = bool,
+    ) -> Claimed:
         # In case that this is broken off: then it is not known.
         self._is_idle = False
         try:
             replies = read()
+            # Not broken off from here on: who is does not know what has become of the outcomes, but this ledger would.
+            when_over()
         except WorkerGone:
             # Now it is known: what is refused has come too late.
             self._answered(())

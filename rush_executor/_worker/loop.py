@@ -192,7 +192,9 @@ class TaskLoop:
                 if self._slot.is_leaving():
                     # The signal came before the line above: nobody would end the wait.
                     raise LeaveNow
-                claimed = self._ledger.exchange(outcomes, limit=limit, wait=waits, rests=self._is_over is None)
+                claimed = self._ledger.exchange(
+                    outcomes, limit=limit, wait=waits, rests=self._is_over is None, when_over=self._end_wait
+                )
             except BaseException:
                 self.is_waiting = False
                 self.outcomes.extendleft(reversed(outcomes))
@@ -201,6 +203,9 @@ class TaskLoop:
         if self._is_over is not None and not claimed.claims and self._is_over():
             self._slot.set_leaving()
         self._took(claimed)
+
+    def _end_wait(self) -> None:
+        self.is_waiting = False
 
     def _limit(self) -> int:
         return self._pace.limit if self._tasks_left is None else min(self._pace.limit, self._tasks_left)

@@ -25,9 +25,7 @@ from rush_executor import (
     ServerError,
     TaskKilledError,
     TaskTimeoutError,
-    WorkerLostError,
 )
-from rush_executor._client import session
 from rush_executor._crew import crew as crew_module
 from rush_executor._ledger import connection as connection_module
 from rush_executor.testing import keys_left
@@ -326,6 +324,27 @@ def test_what_runs_for_a_network_that_is_lost_is_in_nobodys_way(tmp_path: Path, 
         assert executor.submit(pow, 2, 2).result(DEADLINE_S) == 4
 
 
+def wait_and_leave_a_trace(told: str, gate: str, trace: str) -> None:
+    Path(told).touch()
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    Path(trace).touch()
+
+
+def test_what_runs_for_nobody_finishes(server: Server, tmp_path: Path, eventually: Eventually) -> None:
+    """Another client creates a network in the place of one that all have left: what a worker is at is not ended."""
+    told, gate, trace = tmp_path / "told", tmp_path / "gate", tmp_path / "trace"
+    with Agent(server.url, "n", 2):
+        with RushExecutor(0, url=server.url, network_id="n") as executor:
+            executor.submit(wait_and_leave_a_trace, str(told), str(gate), str(trace))
+            eventually(told.exists)
+            executor.kill_workers()
+        with RushExecutor(0, url=server.url, network_id="n") as executor:
+            assert executor.submit(pow, 2, 2).result(DEADLINE_S) == 4, "the agent has seen the new network"
+            gate.touch()
+            eventually(trace.exists)
+
+
 # ------------------------------------------------------------------------------------ an agent that stands still
 
 
@@ -486,78 +505,6 @@ def test_an_agent_that_is_told_twice_while_it_stands_still(server: Server, event
             eventually(lambda: not alive(processes), deadline_s=1 + 3)
         # Until the agent is taken for dead the task counts as running.
         executor.kill_workers()
-
-
-def test_calls_that_do_not_wait(
-    server: Server, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the server stands still they return soon; and whatever was meant for it comes to one end later."""
-    monkeypatch.setattr(session, "_PATIENCE_S", 0.5)
-    told, gate, path = tmp_path / "told", tmp_path / "gate", tmp_path / "starts"
-    with RushExecutor(1, url=server.url) as executor:
-        running = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
-        eventually(told.exists)
-        queued = [executor.submit(note, str(path), number) for number in range(3)]
-        eventually(lambda: all(future._is_sent for future in queued))
-        assert not queued[0].running(), "all that was sent has arrived"
-        with stalled(server):
-            calls = [queued[0].cancel, queued[1].cancel, queued[1].running, running.kill]
-            for call in calls:
-                began_at = time.monotonic()
-                assert call() is False
-                assert time.monotonic() - began_at < 2.0
-            began_at = time.monotonic()
-            executor.shutdown(wait=False)
-            assert time.monotonic() - began_at < 2.0
-        gate.touch()
-        assert running.result(DEADLINE_S) == "done"
-        wait(queued, timeout=DEADLINE_S)
-        # What was sent and not answered has been done. What was not sent has not.
-        assert [future.cancelled() for future in queued] == [True, False, False]
-        assert [future.result(0) for future in queued[1:]] == [1, 4]
-        assert starts(path) == Counter([1, 2])
-    assert keys_left(server.url) == []
-
-
-def test_what_was_to_be_cancelled_is(
-    server: Server, tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`shutdown(cancel_futures=True)` does not wait either, and is heeded when the server answers."""
-    monkeypatch.setattr(session, "_PATIENCE_S", 0.3)
-    told, gate, path = tmp_path / "told", tmp_path / "gate", tmp_path / "starts"
-    with RushExecutor(1, url=server.url) as executor:
-        running = executor.submit(tasks.tell_and_wait_for, str(told), str(gate), "done")
-        eventually(told.exists)
-        queued = [executor.submit(note, str(path), number) for number in range(3)]
-        with stalled(server):
-            assert not queued[0].running(), "the connection has been given up"
-            began_at = time.monotonic()
-            executor.shutdown(wait=False, cancel_futures=True)
-            assert time.monotonic() - began_at < 2.0
-        eventually(lambda: all(future.cancelled() for future in queued))
-        gate.touch()
-        assert running.result(DEADLINE_S) == "done"
-    assert not path.exists()
-    assert keys_left(server.url) == []
-
-
-def test_workers_that_are_killed_while_it_stands_still(server: Server, eventually: Eventually) -> None:
-    """At once, and by this program: what it says about them needs no server."""
-    me = psutil.Process()
-    before = set(me.children(recursive=True))
-    executor = RushExecutor(1, url=server.url)
-    futures = [executor.submit(time.sleep, 600) for _ in range(2)]
-    eventually(futures[0].running)
-    processes = list(set(me.children(recursive=True)) - before)
-    assert len(processes) == 2
-    with stalled(server):
-        began_at = time.monotonic()
-        executor.kill_workers()
-        assert time.monotonic() - began_at < 6
-        assert alive(processes) == []
-        assert all(isinstance(future.exception(0), WorkerLostError) for future in futures)
-    executor.shutdown()
-    assert keys_left(server.url) == []
 
 
 def test_idle_connections_are_closed(

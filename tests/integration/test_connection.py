@@ -22,7 +22,6 @@ from rush_executor._ledger.connection import (
     Channel,
     NetworkGone,
     Refused,
-    Silent,
     WorkerGone,
     check_server,
     connect,
@@ -317,23 +316,23 @@ def test_a_wait_that_is_broken_off(own_server: EmbeddedServer, background: Calla
     channel.close()
 
 
-def test_somebody_who_does_not_wait(own_server: EmbeddedServer) -> None:
-    """Told in the time that was given, with a connection or without one; and the channel is as good as before."""
-    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=60)
-    assert channel.call(_PING, give_up_at=time.monotonic() + 30) == [b"PONG"]
-    with standing_still(own_server):
-        # The first has a connection and gives it up, the second makes one.
-        for _ in range(2):
-            began_at = time.monotonic()
-            with pytest.raises(Silent):
-                channel.call(pack(("RPUSH", "list", "x")), give_up_at=began_at + 0.3)
-            assert 0.3 <= time.monotonic() - began_at < 1.5
-    assert channel.call(pack(("ECHO", "a")), give_up_at=time.monotonic() + 30) == [b"a"]
-    os.kill(own_server.pid, signal.SIGSTOP)
-    resume = threading.Timer(1.0, os.kill, (own_server.pid, signal.SIGCONT))
-    resume.start()
-    assert channel.call(pack(("ECHO", "b"))) == [b"b"], "who waits is not hurried by who did not"
-    resume.join()
+def test_ctrl_c_while_it_connects_again(own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the new connection was asked before is answered to nobody."""
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=30)
+    channel.call(_PING)
+    channel.close()
+    connection: Any = channel._connection
+    connect = connection.connect
+
+    def break_off() -> None:
+        connect()
+        connection.send_command("ECHO", "old")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(connection, "connect", break_off)
+        channel.call(pack(("ECHO", "broken off")), lost_at=time.monotonic())
+    assert channel.call(pack(("ECHO", "new"))) == [b"new"]
     channel.close()
 
 

@@ -187,6 +187,27 @@ def test_finish_and_claim_in_one_trip(rig: Rig) -> None:
     assert [task for task, _ in client.drain()] == ids
 
 
+class _BrokenOff(BaseException):
+    """As a signal has it."""
+
+
+@pytest.mark.parametrize("is_there_more", [True, False])
+def test_a_worker_that_is_broken_off_when_its_wait_is_over(rig: Rig, is_there_more: bool) -> None:
+    """It hands in again what it does not know to have arrived; what it was given meanwhile goes back."""
+    client, worker = rig.client(), rig.worker()
+    first, *more = client.push(1 + is_there_more)
+    [claim] = worker.claim()
+
+    def break_off() -> None:
+        raise _BrokenOff
+
+    with pytest.raises(_BrokenOff):
+        worker.ledger.exchange([Outcome(claim, False, b"x")], limit=1, wait=True, when_over=break_off)
+    assert worker.finish([claim]) == [], "it did not come too late"
+    assert rig.queue() == more
+    assert [task for task, _ in client.drain()] == [first]
+
+
 def test_very_many_outcomes_at_once(rig: Rig) -> None:
     """A batch beyond what Lua can unpack in one go is delivered whole."""
     client, worker = rig.client(), rig.worker()

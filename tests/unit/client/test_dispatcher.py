@@ -12,7 +12,7 @@ import pytest
 from rush_executor._client.dispatcher import Dispatcher, Parcel
 from rush_executor._client.future import RushFuture
 from rush_executor._client.shelf import FunctionShelf
-from rush_executor._ledger.connection import NetworkGone, Refused, Silent
+from rush_executor._ledger.connection import NetworkGone, Refused
 from rush_executor._protocol.records import NewTask, TaskOptions
 from tests.unit.client.owner import Owner
 
@@ -24,18 +24,8 @@ class Uplink:
         self.pushes: list[tuple[int, list[str], bool]] = []
         self.error: BaseException | None = None
 
-    def push(
-        self,
-        batch: int,
-        tasks: Sequence[NewTask],
-        functions: Sequence[Any] = (),
-        *,
-        wait: bool = True,
-        give_up_at: float | None = None,
-    ) -> bool:
+    def push(self, batch: int, tasks: Sequence[NewTask], functions: Sequence[Any] = (), *, wait: bool = True) -> bool:
         self.pushes.append((batch, [task.task_id for task in tasks], wait))
-        if give_up_at is not None:
-            raise Silent
         if wait and self.error is not None:
             raise self.error
         return wait
@@ -146,44 +136,6 @@ def test_one_that_is_to_be_tried_again_has_arrived(desk: Desk) -> None:
     assert desk.uplink.pushes == [(1, ["a"], True), (2, ["b"], False)]
     assert desk.dispatcher.n_taken == 2
     assert not future._is_sent
-
-
-def test_who_does_not_wait_leaves_it_to_the_next(desk: Desk) -> None:
-    """A server that does not answer in time is not lost: what is not known to have arrived is sent again later."""
-    desk.send("a")
-    b = desk.send("b")
-    c: list[RushFuture] = []
-    for is_done in (False, True):
-        with desk.dispatcher.turn(time.monotonic() + 30), pytest.raises(Silent):
-            desk.dispatcher.settle(time.monotonic())
-        if is_done:
-            c[0].set_result(1)
-        c.append(desk.send("c"))
-    assert desk.uplink.pushes == [
-        (1, ["a"], True),
-        (2, ["b"], False),
-        (2, ["b"], True),
-        (2, ["b"], True),
-        (3, ["c"], False),
-        (3, ["c"], True),
-        (4, ["c"], False),
-    ]
-    assert desk.lost == []
-    del b
-
-
-def test_a_turn(desk: Desk) -> None:
-    """Who does not wait for the lock gets it as soon as it is free, or not at all; and gives back only what he got."""
-    lock = desk.dispatcher.lock
-    with desk.dispatcher.turn(time.monotonic() - 1):
-        assert lock.locked()
-        with pytest.raises(StopIteration), desk.dispatcher.turn(time.monotonic() + 0.01):
-            raise AssertionError("somebody else has it")
-        assert lock.locked()
-    assert not lock.locked()
-    with pytest.raises(KeyError), desk.dispatcher.turn(time.monotonic() + 30):
-        raise KeyError
-    assert not lock.locked()
 
 
 def test_what_is_no_longer_needed_is_no_reason_to_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from rush_executor._agent import supervisor
-from rush_executor._client import session
 from rush_executor._ledger import connection
 from rush_executor._ledger.connection import BLOCK_S, IDLE_BLOCK_S, REPLY_TIMEOUT_S, open_pool
 from rush_executor._ledger.notifications import AgentWatch
@@ -63,8 +62,3 @@ def test_a_subscriber(monkeypatch: pytest.MonkeyPatch) -> None:
         now += supervisor._OWNER_CHECK_S
     assert len(pings) == 1
     assert now <= FOUND_S
-
-
-def test_who_does_not_wait() -> None:
-    """`cancel()`, `running()` and the like while the server does not answer."""
-    assert session._PATIENCE_S == 2.0

@@ -145,6 +145,27 @@ def test_a_wish_to_leave_that_no_signal_tells() -> None:
     assert (ran, released, ledger.finished) == (["a"], ["b", "c"], ["a"])
 
 
+def test_a_wait_can_be_broken_off_until_it_is_over() -> None:
+    """From then on a signal finds the loop taking in the answer, and it leaves a moment later with all that it got."""
+    waiting: list[bool] = []
+
+    class Waits(Ledger):
+        def exchange(self, outcomes: Sequence[Outcome], **how: Any) -> Claimed:
+            waiting.append(loops[0].is_waiting)
+            how["when_over"]()
+            waiting.append(loops[0].is_waiting)
+            return super().exchange(outcomes)
+
+    loops: list[TaskLoop] = []
+    slot = Slot(bytearray(SLOT_SIZE))
+    ledger = Waits(Claimed([claim("a")], 0, []), Claimed([claim("last")], 0, []))
+    decoder = Decoder(lambda name: slot.set_leaving() if name == "last" else None)
+    loops += [TaskLoop(cast(Any, ledger), threading.Lock(), cast(Any, decoder), slot, max_tasks=None, agent_pid=0)]
+    loops[0].run()
+    assert waiting == [True, False] * 2
+    assert ledger.finished == ["a", "last"]
+
+
 def test_each_task_finds_the_handlers_of_the_worker() -> None:
     """Whatever the one before has left in their place, also when it has failed."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
