@@ -329,9 +329,10 @@ def test_ctrl_c_while_it_connects_again(own_server: EmbeddedServer, monkeypatch:
         connection.send_command("ECHO", "old")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(connection, "connect", break_off)
+    monkeypatch.setattr(connection, "connect", break_off)
+    with pytest.raises(KeyboardInterrupt):
         channel.call(pack(("ECHO", "broken off")), lost_at=time.monotonic())
+    monkeypatch.undo()
     assert channel.call(pack(("ECHO", "new"))) == [b"new"]
     channel.close()
 
