@@ -82,8 +82,9 @@ class LogWriter:
         self._posted: list[_Batch] = []
         self._posted_bytes = 0
         self._n_breaks = 0
-        # The server's clock less this machine's.
+        # The server's clock less this machine's, and by how much that may be wrong.
         self._offset_s = 0.0
+        self._doubt_s = 0.0
         # How many records were written when, by the server's clock in ms: the last `cap` of them.
         self._kept: deque[tuple[int, int]] = deque()
         self._n_kept = 0
@@ -193,7 +194,7 @@ class LogWriter:
         offset_s = int(replies[-1].partition(b"-")[0]) / 1000 - (sent_at + answered_at) / 2
         is_off = abs(offset_s - self._offset_s) > _CLOCK_STEP_S
         if 0 <= answered_at - sent_at < _CLOCK_TRIP_S and (is_off or not self.is_open):
-            self._offset_s = offset_s
+            self._offset_s, self._doubt_s = offset_s, (answered_at - sent_at) / 2
 
     def _is_last_written_here(self) -> bool:
         """Whether the last entry is one of those that were posted; if not, a child's may have come behind it."""
@@ -220,7 +221,8 @@ class LogWriter:
         if self._trim and self._trim[0] == "MAXLEN":
             return
         kept = self._kept
-        kept.append((n, int((time.time() + self._offset_s) * 1000)))
+        # Too early rather than too late: that would cut off what is to be kept.
+        kept.append((n, int((time.time() + self._offset_s - self._doubt_s) * 1000)))
         self._n_kept += n
         is_full = False
         while self._n_kept - kept[0][0] >= self._cap:

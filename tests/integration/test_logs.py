@@ -190,6 +190,26 @@ def test_the_cap(logs: LogRig, size: int) -> None:
         assert 500 - size <= len(kept) < 500 + 100 * max(1, size // 10) + 20 * size
 
 
+def test_the_cap_where_the_first_trip_was_slow(logs: LogRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is not well known what time it is at the server: more is kept, and not less."""
+    writer = logs.writer(cap=500, is_open=False)
+    call = writer._channel.call
+
+    def call_late(*commands: bytes) -> object:
+        time.sleep(0.3)
+        return call(*commands)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._channel, "can_mute", lambda: True)
+        patch.setattr(writer._channel, "call", call_late)
+        writer.open()
+    for i in range(0, 1000, 10):
+        time.sleep(0.0002)
+        writer.post(lines(*range(i, i + 10)))
+    writer.append()
+    assert len(logs.read()) >= 490
+
+
 def test_a_log_that_was_deleted(logs: LogRig) -> None:
     """It stays deleted, and the writer is told."""
     writer = logs.writer()
