@@ -367,6 +367,9 @@ class Session:
         while not future.done():
             if self.cancel(future):
                 return True
+            if future.done():
+                # It has ended meanwhile, or the server is lost: then it would be waited for once more.
+                return False
             try:
                 with self._dispatcher.lock:
                     self._dispatcher.settle()
@@ -608,7 +611,11 @@ class Session:
         dead = self._keeper.stop(now=self._is_aborted or self._is_lost, is_in_vain=self._is_waiting_in_vain)
         if dead is not None and not self._is_lost:
             # Its workers may have held tasks of other clients, which would wait until its heartbeat expires.
-            self._reaper.bury(dead)
+            try:
+                self._reaper.bury(dead)
+            except _NO_ANSWER as error:
+                # Not to be waited for twice.
+                self._lose(error)
             self._channels[2].close()
 
     def _is_waiting_in_vain(self) -> bool:

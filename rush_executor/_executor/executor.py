@@ -156,7 +156,7 @@ class TaskExecutor(Executor):
 
         Args:
             wait: Return when everything is finished, callbacks have run, and no process is left. False returns at
-                once; the same happens all the same, at the latest when the interpreter exits.
+                once, where the server answers; the same happens all the same, at the latest when the interpreter exits.
             cancel_futures: Cancel what no worker has claimed.
         """
         self._session.shut_down(why="shutdown", cancel_futures=cancel_futures)

@@ -84,7 +84,7 @@ class LogWriter:
         self._n_breaks = 0
         # The server's clock less this machine's, and by how much that may be wrong.
         self._offset_s = 0.0
-        self._doubt_s = 0.0
+        self._doubt_s = _CLOCK_STEP_S
         # How many records were written when, by the server's clock in ms: the last `cap` of them.
         self._kept: deque[tuple[int, int]] = deque()
         self._n_kept = 0

@@ -190,6 +190,8 @@ class WorkerLedger:
         if not self._is_idle:
             claimed = self._exchange((), limit, known, rests=True)
             if claimed.claims or claimed.n_queued:
+                # Up to here what was given is withdrawn if this is broken off.
+                when_over()
                 return claimed
         # The claim stands behind the bell in the same packet, so that what no bell tells costs one trip, too.
         bell, claim = self._wait_for(wait_s), self._claim(limit, known, rests=rests)

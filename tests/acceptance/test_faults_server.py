@@ -507,6 +507,27 @@ def test_an_agent_that_is_told_twice_while_it_stands_still(server: Server, event
         executor.kill_workers()
 
 
+def test_questions_to_one_that_stands_still(
+    server: Server, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait as long as anybody does, and then say False; nothing is raised but by what waits for a result."""
+    for name in ("IDLE_BLOCK_S", "REPLY_TIMEOUT_S"):
+        monkeypatch.setattr(connection_module, name, 1.0)
+    with RushExecutor(1, url=server.url, reconnect_timeout=3) as executor:
+        running, queued = (executor.submit(time.sleep, 600) for _ in range(2))
+        eventually(running.running)
+        assert not queued.running(), "all that was sent has arrived"
+        with stalled(server):
+            for question in (queued.cancel, running.running, running.kill):
+                assert question() is False
+            executor.shutdown(wait=False, cancel_futures=True)
+            executor.kill_workers()
+            for future in (running, queued):
+                with pytest.raises(NetworkLostError):
+                    future.result(DEADLINE_S)
+    server.ask("FLUSHALL")
+
+
 def test_idle_connections_are_closed(
     server: Server,
     tmp_path: Path,
