@@ -1,7 +1,7 @@
 """What an agent without an owner says of itself while it waits.
 
 Somebody sits at its terminal, or reads its log, and cannot tell waiting from hanging. An agent that has an owner is
-silent: a short absence of the server is nobody's business, and of a long one the owner's errors tell.
+silent: the owner logs an absence of the server itself, and knows when it ends its workers.
 """
 
 from __future__ import annotations

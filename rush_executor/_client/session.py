@@ -138,9 +138,9 @@ class Session:
         self._has_left = False
         # Locked as long as the listener has not taken everything down.
         self._is_open = threading.Lock()
-        # It is told once: by the listener, which always waits for the server.
+        # An absence of the server is told once: by the listener, which always waits at one of the last two.
         self._channels = [
-            self._open_channel(is_telling=is_listeners) for is_listeners in (False, nesting is None, False)
+            self._open_channel(is_telling=is_listeners and nesting is None) for is_listeners in (False, True, True)
         ]
         lease_ms = int(config.client_lease_s * 1000)
         self._uplink = Uplink(self._channels[0], self._keys, client_id, lease_ms=lease_ms)

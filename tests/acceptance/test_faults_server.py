@@ -630,3 +630,20 @@ def test_who_waits_is_told_so(
         assert len(agent.log.splitlines()) == 4, agent.log
     told_here = [record.getMessage() for record in caplog.records if "the server" in record.getMessage()]
     assert [" ".join(text.split()[:4]) for text in told_here] == ["the server has not", "the server answers again,"]
+
+
+def test_whatever_a_client_waits_at(
+    server: Server, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its inbox, or its look for lost agents: that the server stands still is told once each time, and its return."""
+    for name, seconds in (("IDLE_BLOCK_S", 0.5), ("REPLY_TIMEOUT_S", 1.0), ("_TELL_S", 1.0)):
+        monkeypatch.setattr(connection_module, name, seconds)
+
+    def n_told(text: str) -> int:
+        return sum(text in record.getMessage() for record in caplog.records)
+
+    with RushExecutor(0, url=server.url, network_id="n", heartbeat_period=PERIOD_S, heartbeat_expire=EXPIRE_S):
+        for n in range(1, 4):
+            with stalled(server):
+                eventually(lambda n=n: n_told("the server has not answered for") == n)
+            eventually(lambda n=n: n_told("the server answers again") == n)
