@@ -68,11 +68,12 @@ $(STAMPS)/python:
 	@touch $@
 
 # A stamp is called as the extras that are installed with it: `make demo` installs no linter. What is needed together is
-# installed in one go, as each editable installation makes an environment for its build first. Byte code is made here, as
-# pip makes it of what is no editable installation: where PYTHONDONTWRITEBYTECODE is set, every process that is started
-# would compile the package anew, which takes longer than all its imports.
+# installed in one go, as each editable installation makes an environment for its build first. Byte code is made here:
+# pip makes it on one core, and none of an editable installation. Where PYTHONDONTWRITEBYTECODE is set, every process that
+# is started would compile what it imports anew, which takes longer than all its imports. That some file of a library is
+# not for this Python, and cannot be compiled, is no matter.
 $(STAMPS)/%: pyproject.toml | $(STAMPS)/python
 	@echo "Installing rush-executor[$(@F)] into $(VENV)"
-	@$(PIP) --editable '.[$(@F)]'
-	@$(BIN)/python -m compileall -q rush_executor
+	@$(PIP) --no-compile --editable '.[$(@F)]'
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib rush_executor tests >/dev/null || true
 	@touch $@

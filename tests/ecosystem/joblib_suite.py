@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -127,7 +128,9 @@ def define_tests(namespace: dict[str, Any]) -> dict[str, Any]:
     """
     tree, origin = _source()
     namespace.update(RushBackend=RushBackend)
-    with mock.patch.dict(BACKENDS), _as_default():
+    # With them, each of the workers would import all of dask.distributed for one test, which is left out.
+    without_dask = mock.patch.dict(sys.modules, {"distributed": None})
+    with mock.patch.dict(BACKENDS), _as_default(), without_dask:
         # They make a list of all backends. This one does not come on top of loky.
         del BACKENDS["loky"]
         known = set(BACKENDS)
