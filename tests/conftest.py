@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rush_executor import RushExecutor
 from rush_executor.testing import keys_left, temporary_server
@@ -30,6 +31,10 @@ _DEADLINE_S = 30.0
 _CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 # Beside the root those that tests of several files use. Of others libraries make what they like when they are imported.
 _LOGGERS = ("mylib", "rush_executor", "concurrent")
+
+# A busy machine is no failure of a property.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure(config: pytest.Config) -> None:

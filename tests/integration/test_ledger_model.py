@@ -839,7 +839,6 @@ _N_EXAMPLES = int(os.environ.get("RUSH_TEST_EXAMPLES", _USUAL))
 SETTINGS = settings(
     max_examples=_N_EXAMPLES,
     stateful_step_count=50,
-    deadline=None,
     database=None,
     print_blob=True,
     # To find a shorter failure takes longer than a test may: what is said of it would be lost.

@@ -26,7 +26,7 @@ SECTIONS = [
     Section(END, [b"{}"]),
 ]
 
-several = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+several = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 def read(path: Path) -> list[Section]:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from hypothesis import HealthCheck, settings
-
 from rush_executor._payload import ChunkResult, Decoder, EncodedFunction, Encoder, run_chunk
 
 NETWORK = "test"
 CLIENT = "client-1"
 TASK = "client-1:7"
-# A busy machine is no failure of a property.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SECRET = b"correct horse battery staple"
 

@@ -17,7 +17,7 @@ from rush_executor._payload.arrays import OTHER_WAY
 from rush_executor._payload.wire import BUFFERS, read_buffers, table_of
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import SECRET, TASK, Sides, patient
+from tests.unit.payload.support import SECRET, TASK, Sides
 
 
 def received(array: Any) -> Any:
@@ -68,7 +68,6 @@ def test_arrays_are_equal_and_writable(name: str) -> None:
             back[...] = back.flat[0]
 
 
-@patient
 @given(hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(max_dims=3, max_side=5)), st.booleans())
 def test_any_array(array: Any, is_writable: bool) -> None:
     """Whatever the type and shape; NumPy is free to change the byte order to the machine's own."""

@@ -21,7 +21,7 @@ from rush_executor._payload.scalars import is_plain
 from rush_executor._payload.wire import PLAIN
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides, patient
+from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides
 
 SCALARS = (
     st.none()
@@ -44,7 +44,6 @@ VALUES = st.recursive(
 )
 
 
-@patient
 @given(st.lists(VALUES, max_size=5).map(tuple), st.dictionaries(st.text(), VALUES, max_size=4), st.booleans())
 def test_arguments_and_result_round_trip(args: tuple[Any, ...], kwargs: dict[str, Any], is_sealed: bool) -> None:
     """Whatever the arguments are, the function gets equal ones of the same types, and so does the client."""
@@ -54,7 +53,6 @@ def test_arguments_and_result_round_trip(args: tuple[Any, ...], kwargs: dict[str
     assert repr(back) == repr((args, kwargs))
 
 
-@patient
 @given(st.lists(VALUES, max_size=6).map(tuple))
 def test_plain_means_the_same_as_cloudpickle(items: tuple[Any, ...]) -> None:
     """The fast path takes only what cloudpickle pickles to the very same bytes."""

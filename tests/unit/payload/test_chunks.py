@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rush_executor._payload import ChunkResult, run_chunk
 from rush_executor.errors import PayloadError, RemoteError, RemoteTraceback
 from tests.unit.payload import support
-from tests.unit.payload.support import SECRET, TASK, Sides, patient
+from tests.unit.payload.support import SECRET, TASK, Sides
 
 
 def picky(value: int) -> int:
@@ -22,7 +22,6 @@ def picky(value: int) -> int:
     return 10 * value
 
 
-@patient
 @given(st.lists(st.integers(0, 5), max_size=8), st.booleans())
 def test_as_builtin_map(items: list[int], is_sealed: bool) -> None:
     """The same values before the same exception."""

@@ -31,7 +31,7 @@ from rush_executor._shared.directory import SharedDirectory
 from rush_executor._shared.files import SharedFiles
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import SECRET, Bomb, Sides, patient
+from tests.unit.payload.support import SECRET, Bomb, Sides
 
 CLIENT = "c1a2"
 TASK = f"{CLIENT}-7"
@@ -530,7 +530,6 @@ def _store(sides: Sides, function: EncodedFunction) -> None:
         sides.bodies[chunk_name(function.digest, number)] = chunk
 
 
-@patient
 @given(st.lists(st.binary(max_size=200)), st.lists(st.integers(0, 300_000), max_size=6))
 def test_a_layout_reads_back(parts: list[bytes], lengths: list[int]) -> None:
     """Whatever the sizes: pieces do not overlap, and the buffers are where the table says."""

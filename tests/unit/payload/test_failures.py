@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from rush_executor._payload.failure import pack_failure
 from rush_executor.errors import PayloadError, RemoteError, RemoteTraceback, WorkerLostError
-from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides, patient, raised
+from tests.unit.payload.support import NETWORK, SECRET, TASK, Sides, raised
 
 
 def carried(exc: BaseException) -> BaseException:
@@ -545,7 +545,6 @@ def test_without_traceback() -> None:
     assert "Plain: a" in text_of(back)
 
 
-@patient
 @given(st.binary(max_size=60))
 def test_damaged_failure(damage: bytes) -> None:
     """Whatever the bytes are, decode_failure returns an exception."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import CLIENT, TASK, Sides, module, patient, redefine
+from tests.unit.payload.support import CLIENT, TASK, Sides, module, redefine
 
 
 @pytest.mark.parametrize("first", ["", "model = None"])
@@ -130,7 +130,6 @@ def test_state_belongs_to_its_version() -> None:
     assert [sides.run(p) for p in (old, new, old, new, old)] == ["loaded", "client's", "loaded", "client's", "loaded"]
 
 
-@patient
 @given(st.lists(st.tuples(st.sampled_from("fgh"), st.integers(0, 3), st.integers(0, 3)), max_size=12), st.randoms())
 def test_every_task_sees_what_it_was_sent_with(submits: list[tuple[str, int, int]], order: random.Random) -> None:
     """For any history of changes and submits and any order of execution, as long as tasks change nothing."""

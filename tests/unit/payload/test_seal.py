@@ -16,7 +16,7 @@ from rush_executor._payload import Decoder, Encoder
 from rush_executor._payload.envelope import Envelope
 from rush_executor.errors import PayloadError
 from tests.unit.payload import support
-from tests.unit.payload.support import CLIENT, NETWORK, SECRET, TASK, Bomb, Sides, patient
+from tests.unit.payload.support import CLIENT, NETWORK, SECRET, TASK, Bomb, Sides
 
 PLACES = ["call", "function", "initializer", "finished", "failed"]
 
@@ -170,7 +170,6 @@ def test_fields_cannot_be_shifted() -> None:
             Envelope(n2, SECRET).open(k2, t2, sealed)
 
 
-@patient
 @given(st.binary(min_size=1, max_size=200), st.text(max_size=20), st.text(max_size=20), st.binary(max_size=100))
 def test_round_trip(secret: bytes, network_id: str, task_id: str, content: bytes) -> None:
     """Any secret, network, task and content; short and long secrets alike."""

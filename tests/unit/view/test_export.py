@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -66,7 +66,6 @@ COLUMNS = st.one_of(
 mixed = example(values=[[], {}])
 mixed_names = example(values=[{"a": "a"}, ["a"]])
 mixed_sets = example(values=[frozenset({True}), frozenset({1.5})])
-many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module", name="pd")
@@ -147,7 +146,6 @@ def test_pandas_keeps_conditions() -> None:
     assert all(a is b for a, b in zip(frame["condition"], table["condition"], strict=True))
 
 
-@many
 @mixed
 @mixed_names
 @mixed_sets
@@ -218,7 +216,6 @@ def test_polars(pl: Any) -> None:
     assert frame["x2"].to_list() == [0.0, 0.25, None]
 
 
-@many
 @mixed
 @mixed_names
 @mixed_sets
@@ -281,7 +278,6 @@ def test_arrow(pa: Any) -> None:
     assert table["condition"].to_pylist() == [None, "ValueError: no", None]
 
 
-@many
 @mixed
 @mixed_names
 @mixed_sets

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rush_executor._view.table import TaskRow, TaskTable
@@ -179,7 +179,6 @@ def test_empty_tables() -> None:
     assert "<p>TaskTable: 0 tasks x 8 columns</p>" in TaskTable()._repr_html_()
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 200))
 def test_lines_fit_and_are_printable(rows: list[TaskRow], n_columns: int) -> None:
     """Whatever the values are: no line is too long, none has control characters or breaks in two."""
@@ -246,7 +245,6 @@ def test_html_of_a_long_table() -> None:
     assert "and 78 columns more: &lt;27&gt;, " in html
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_everything_in_html_is_escaped(rows: list[TaskRow]) -> None:
     """Values, names and failures of others cannot put anything into somebody's notebook."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rush_executor._view.rows import TaskRows
@@ -80,7 +80,6 @@ def test_no_such_column() -> None:
         table["xs"]
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_no_value_is_lost(rows: list[TaskRow]) -> None:
     """Whatever the writers called their values, and whatever clashes: each has a column of its own."""
@@ -119,7 +118,6 @@ def test_names_that_are_no_text() -> None:
 # -------------------------------------------------------------------------------------------------------------- rows
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(-10, 10))
 def test_a_row_by_its_number(rows: list[TaskRow], i: int) -> None:
     """As in a list, with numbers of all kinds."""
@@ -133,7 +131,6 @@ def test_a_row_by_its_number(rows: list[TaskRow], i: int) -> None:
     assert list(reversed(table)) == rows[::-1]  # type: ignore[call-overload]
 
 
-@settings(deadline=None)
 @given(CLEAN_ROWS, BOUNDS, BOUNDS, BOUNDS.filter(lambda step: step != 0), st.integers(0, 3))
 def test_slices(rows: list[TaskRow], start: int | None, stop: int | None, step: int | None, n_later: int) -> None:
     """A slice of a table is the slice of each of its columns, also when the list has grown since."""
@@ -147,7 +144,6 @@ def test_slices(rows: list[TaskRow], start: int | None, stop: int | None, step: 
     assert table[part].to_dicts() == table.to_dicts()[part]
 
 
-@settings(deadline=None)
 @given(CLEAN_ROWS.filter(bool), st.data())
 def test_lists_of_numbers(rows: list[TaskRow], data: st.DataObject) -> None:
     """Any order, any number of times; arrays and series as well."""
@@ -166,7 +162,6 @@ def test_lists_of_numbers(rows: list[TaskRow], data: st.DataObject) -> None:
             table[[*numbers, beyond]]
 
 
-@settings(deadline=None)
 @given(CLEAN_ROWS.filter(bool), st.data())
 def test_lists_of_truth(rows: list[TaskRow], data: st.DataObject) -> None:
     """True and False choose rows: as numbers they would be the rows 1 and 0, without an error."""
@@ -288,7 +283,6 @@ def test_a_table_stays_what_it_is() -> None:
         assert (table.columns, table.to_dicts(), repr(table)) in seen
 
 
-@settings(deadline=None)
 @given(st.lists(CLEAN_ROWS, max_size=4), st.data())
 def test_whoever_shares_sees_the_same(batches: list[list[TaskRow]], data: st.DataObject) -> None:
     """What was worked out for one table serves the next, in whatever order they are made and asked."""
