@@ -113,7 +113,7 @@ def _no_process_left() -> Iterator[None]:
         return [process for process in new if not _is_shared_server(process)]
 
     try:
-        eventually(lambda: not left(), deadline_s=10.0)
+        eventually(lambda: not left())
     except AssertionError:
         names = [f"{child.pid} {child.cmdline()[:3]}" for child in left()]
         for child in left():

@@ -152,8 +152,8 @@ def test_killed(eventually: Eventually) -> None:
         family = psutil.Process(server.pid).children(recursive=True)
         server.kill()
         server.wait(DEADLINE_S)
-        eventually(lambda: all(is_gone(process.pid) for process in family), deadline_s=10)
-        eventually(lambda: not Path(found["url_file"]).parent.exists(), deadline_s=10)
+        eventually(lambda: all(is_gone(process.pid) for process in family))
+        eventually(lambda: not Path(found["url_file"]).parent.exists())
 
 
 PARENT = """
@@ -188,7 +188,7 @@ def test_its_parent_ends(how: str, eventually: Eventually) -> None:
             assert server.is_running()
             assert not is_gone(found["pid"])
             server.terminate()
-        eventually(lambda: is_gone(server.pid) and is_gone(found["pid"]), deadline_s=10)
+        eventually(lambda: is_gone(server.pid) and is_gone(found["pid"]))
 
 
 def test_its_terminal_ends(eventually: Eventually) -> None:
@@ -198,7 +198,7 @@ def test_its_terminal_ends(eventually: Eventually) -> None:
     family = psutil.Process(terminal.pid).children(recursive=True)
     os.close(terminal._fd)
     os.waitpid(terminal.pid, 0)
-    eventually(lambda: all(is_gone(process.pid) for process in family), deadline_s=10)
+    eventually(lambda: all(is_gone(process.pid) for process in family))
 
 
 @pytest.mark.parametrize("source", ["file", "environment"])

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,10 @@ from rush_executor import (
     worker_loop_default,
     worker_loop_process,
 )
+from rush_executor._crew import crew
 from rush_executor.errors import PayloadError, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor.testing import temporary_server
+from tests.acceptance.tasks import wait_for
 
 DEADLINE_S = 60.0
 
@@ -307,25 +309,36 @@ def test_stopping(rush: Rush) -> None:
         rush.stop_workers(worker_ids="nobody")
 
 
-def test_stopping_with_patience(rush: Rush, tmp_path: Path) -> None:
+def test_stopping_with_patience(rush: Rush, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not come to an end in time is killed, and who does is not."""
     note = tmp_path / "begun"
     ids = rush.start_local_workers(fun=note_and_sleep, n_workers=2)
     rush.wait_for_workers(timeout=DEADLINE_S)
     [key] = rush.push_priority_tasks([{"note": str(note)}], ids[0])
     wait_until(note.exists)
+    wait_for_end = rush._wait_for_end
+
+    def wait(worker_ids: Collection[str], grace: float) -> None:
+        # In time, however long an idle one takes.
+        wait_until(lambda: rush.terminated_worker_ids == [ids[1]])
+        wait_for_end(worker_ids, grace)
+
+    monkeypatch.setattr(rush, "_wait_for_end", wait)
     rush.stop_workers(grace=0.5)
     wait_until(lambda: rush.worker_states == {ids[0]: "killed", ids[1]: "terminated"})
     assert isinstance(rush.fetch_tasks([key])["condition"][0], TaskKilledError)
 
 
-def test_the_states_of_a_worker(rush: Rush, url: str, tmp_path: Path) -> None:
+def test_the_states_of_a_worker(rush: Rush, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its start to its end, as its manager sees them, and another one."""
-    note = tmp_path / "begun"
+    note, gate = tmp_path / "begun", tmp_path / "gate"
+    hold_back = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    monkeypatch.setattr(crew, "_BOOT", hold_back + crew._BOOT)
     ids = rush.start_local_workers(fun=note_and_sleep, n_workers=1)
     assert rush.worker_states == {ids[0]: "starting"}
     assert rush.worker_ids == ids
     assert rush.running_worker_ids == []
+    gate.touch()
     rush.wait_for_workers(timeout=DEADLINE_S)
     assert rush.worker_states == {ids[0]: "idle"}
     [key] = rush.push_tasks([{"note": str(note)}])
@@ -529,16 +542,18 @@ def test_the_late_loser(rush: Rush, caplog: pytest.LogCaptureFixture) -> None:
     assert rush.fetch_finished_tasks()["y"] == [1]
 
 
-def test_a_network_of_an_executor(url: str) -> None:
+def test_a_network_of_an_executor(url: str, tmp_path: Path) -> None:
     """Can be looked at, and nothing else; nor does an executor take over a network of rows."""
     with RushExecutor(1, url=url, network_id="calls") as executor:
-        future = executor.submit(time.sleep, 0.3)
+        gate = tmp_path / "gate"
+        future = executor.submit(wait_for, str(gate))
         with Rush("calls", url) as rush:
             wait_until(lambda: rush.n_running_tasks == 1)
             assert rush.fetch_running_tasks()["state"] == ["running"]
             assert rush.n_running_workers == 1
             with pytest.raises(RushError, match="is a RushExecutor's"):
                 rush.push_tasks([{"x": 1}])
+        gate.touch()
         assert future.result() is None
     with Rush("rows", url) as rush:
         rush.push_tasks([{"x": 1}])
@@ -823,9 +838,11 @@ def test_logs(rush: Rush, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> N
         assert rush.print_log(streams=["log"]) == 0
     assert "x is 7" in caplog.text
     follow = rush.follow_log(timeout=DEADLINE_S, streams=["log"])
-    rush.push_tasks([{"x": 8}])
+    [key] = rush.push_tasks([{"x": 8}])
     assert next(follow).message == "x is 8"
     follow.close()
+    # It logs before it prints.
+    rush.wait_for_tasks(key, timeout=DEADLINE_S)
     [file] = tmp_path.glob("*.out")
     assert file.read_text().splitlines() == ["printed 7", "printed 8"]
 
@@ -935,12 +952,12 @@ def test_a_rush_that_was_closed(url: str, is_shared: bool, monkeypatch: pytest.M
     rush.push_tasks([{"x": 1}])
     rush.close()
     rush.close()
-    n_threads, start = threading.active_count(), time.monotonic()
+    threads, start = set(threading.enumerate()), time.monotonic()
     for name, ask in ASKING.items():
         with pytest.raises(RuntimeError, match="this Rush is closed, and nothing can be asked of network 'closed'"):
             print(name, ask(rush))
     assert time.monotonic() - start < 10
-    assert threading.active_count() == n_threads
+    assert set(threading.enumerate()) <= threads
     assert not list(tmp_path.iterdir())
     assert rush.network_id in repr(rush)
     if is_shared:

@@ -29,6 +29,7 @@ from rush_executor import (
     start_worker,
 )
 from rush_executor.testing import temporary_server
+from tests.acceptance.tasks import wait_for
 
 DEADLINE_S = 60.0
 ROOT = Path(__file__).parents[2]
@@ -290,12 +291,14 @@ def test_start_worker(url: str) -> None:
     assert "main thread" in str(errors[0])
 
 
-def test_an_executors_network() -> None:
+def test_an_executors_network(tmp_path: Path) -> None:
     """Can be looked at."""
+    gate = tmp_path / "gate"
     with RushExecutor(1) as executor, executor.network as rush:
         assert rush.network_id == executor.network_id
-        future = executor.submit(time.sleep, 0.2)
+        future = executor.submit(wait_for, str(gate))
         wait_until(lambda: rush.n_running_tasks == 1)
         assert rush.fetch_running_tasks().keys == [future.task_id]
         assert [worker.state for worker in rush.worker_info] == ["running"]
+        gate.touch()
         future.result()

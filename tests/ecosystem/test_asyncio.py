@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,20 +44,18 @@ def test_run_in_executor_and_gather(executor: RushExecutor) -> None:
     assert asyncio.run(main()) == [2**n for n in range(50)] + [3**n for n in range(50)]
 
 
-def test_as_the_loops_own_executor(executor: RushExecutor) -> None:
+def test_as_the_loops_own_executor(executor: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:
     """It runs while the event loop does other things."""
+    told, gate = tmp_path / "told", tmp_path / "gate"
 
-    async def main() -> tuple[int, int]:
-        n_turns = 0
-        call = asyncio.get_running_loop().run_in_executor(executor, time.sleep, 0.2)
-        while not call.done():
-            n_turns += 1
-            await asyncio.sleep(0.01)
-        return n_turns, await asyncio.get_running_loop().run_in_executor(executor, sum, [1, 2, 3])
+    async def main() -> list[object]:
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(executor, tell_and_wait_for, str(told), str(gate), "done")
+        await asyncio.to_thread(eventually, told.exists)
+        gate.touch()
+        return [await call, await loop.run_in_executor(executor, sum, [1, 2, 3])]
 
-    n_turns, total = asyncio.run(main())
-    assert n_turns > 3
-    assert total == 6
+    assert asyncio.run(main()) == ["done", 6]
 
 
 def test_what_a_task_raises(executor: RushExecutor) -> None:

@@ -290,16 +290,18 @@ def test_a_connection_that_is_made_in_the_last_moment(
     own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is asked over it may take its time: the server is there again."""
-    monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", 0.5)
-    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.5)
-    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=1.4)
-    channel.call(_PING)
-    with ThreadPoolExecutor(1) as pool:
-        with standing_still(own_server):
-            calling = pool.submit(channel.call, pack(("BLPOP", "nothing", 0.7)))
-            with pytest.raises(TimeoutError):
-                calling.result(1.2)
-        assert calling.result(30) == [None]
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=30)
+    connection: Any = channel._connection
+    connect = connection.connect
+
+    def connect_in_the_last_moment() -> None:
+        connect()
+        # So much was left.
+        connection._sock.settimeout(0.2)
+
+    monkeypatch.setattr(connection, "connect", connect_in_the_last_moment)
+    assert channel.call(pack(("BLPOP", "nothing", 0.7)), lost_at=time.monotonic()) == [None]
+    assert channel.n_breaks == 0
     channel.close()
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,7 @@ def is_alive(pid: int) -> bool:
     return answer.stdout.strip()[:1] not in ("", "Z")
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the deadline passed"
@@ -244,18 +243,32 @@ def test_a_temporary_directory_with_a_long_name(root: Path, monkeypatch: pytest.
     long.rmdir()
 
 
-def test_it_is_ready_in_well_under_a_tenth_of_a_second() -> None:
-    """The bar of the embedded server; the fastest of five, as the machine may be busy with other things."""
-    took_s = []
+def bare_start_s() -> float:
+    """Seconds until the same executable takes connections, on this machine and as busy as it is."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as line:
+        path = f"{directory}/socket"
+        command = [server_module.find_binary(), "--port", "0", "--save", "", "--unixsocket", path]
+        began_at = time.monotonic()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            wait_until(lambda: not line.connect_ex(path))
+            took_s = time.monotonic() - began_at
+            process.kill()
+    return took_s
+
+
+def test_it_is_ready_as_soon_as_a_server_can_be() -> None:
+    """To start the executable is nearly all that it takes; the best of five, as the machine may be busy."""
+    ratios = []
     for _ in range(5):
+        bare_s = bare_start_s()
         began_at = time.monotonic()
         server = EmbeddedServer.start()
         try:
             server.wait_ready()
-            took_s.append(time.monotonic() - began_at)
+            ratios.append((time.monotonic() - began_at) / bare_s)
         finally:
             server.stop()
-    assert min(took_s) < 0.1, f"median {statistics.median(took_s):.3f} s"
+    assert min(ratios) < 2
 
 
 # ------------------------------------------------------------------------------------------------------- its end

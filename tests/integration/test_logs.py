@@ -179,6 +179,8 @@ def test_the_cap(logs: LogRig, size: int) -> None:
     """About so many records are kept, the newest, however they were sent; also of a worker that was started again."""
     for start in (0, 5000):
         writer = logs.writer(cap=500)
+        # The server's clock is this machine's: not to be taken from how long the first trip took.
+        writer._offset_s = writer._doubt_s = 0.0
         for i in range(start, start + 5000, size):
             # Trimming goes by the server's clock: not all in one of its milliseconds, as no worker would.
             time.sleep(0.0002)
@@ -186,8 +188,10 @@ def test_the_cap(logs: LogRig, size: int) -> None:
         writer.append()
         kept = [int(text) for text in logs.read()]
         assert kept == list(range(kept[0], start + 5000))
-        # The server cuts off whole nodes of a stream.
-        assert 500 - size <= len(kept) < 500 + 100 * max(1, size // 10) + 20 * size
+        # The server cuts off whole nodes of a stream, and may have taken late what is under way unanswered: so many
+        # batches, or so many bytes, which is less where they are large.
+        n_late = min((logs_module._POSTED_BATCHES + 20) * size, 2000)
+        assert 500 - size <= len(kept) < 500 + 100 * max(1, size // 10) + n_late
 
 
 def test_the_cap_where_the_first_trip_was_slow(logs: LogRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,8 +487,9 @@ def test_print_log(logs: LogRig, caplog: pytest.LogCaptureFixture) -> None:
     assert second.getMessage() == "louder"
 
 
-def test_follow_log(logs: LogRig) -> None:
+def test_follow_log(logs: LogRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record is there as soon as it was written, not at the next look; what was there before is not."""
+    monkeypatch.setattr(logs_module, "BLOCK_S", 7.0)
     writer = logs.writer()
     writer.append(lines("before"))
     followed = follow_log(logs.reader, ["w1", "w2"], timeout=30)
@@ -494,7 +499,7 @@ def test_follow_log(logs: LogRig) -> None:
         timer.start()
         started_at = time.monotonic()
         assert next(followed).message == f"a{i}"
-        assert 0.1 < time.monotonic() - started_at < 0.7
+        assert time.monotonic() - started_at < 6
         # The record is there a moment before its writer has been told.
         timer.join()
     other.append(lines("b"))

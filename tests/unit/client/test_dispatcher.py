@@ -193,10 +193,12 @@ def test_nothing_is_sent_while_the_network_is_gone(desk: Desk) -> None:
 def test_a_retry_is_sent_by_the_thread_after_its_pause(desk: Desk) -> None:
     """One that is cancelled meanwhile is not."""
     future, cancelled = desk.send("a"), RushFuture(Owner(), "b", "f", None)
-    for each in (future, cancelled):
-        each._is_sent = False
-        desk.dispatcher.send_later(parcel(each, retries=1))
-    cancelled.set_result("resolved meanwhile")
+    # Nothing is sent before it is cancelled. It is due first.
+    with desk.dispatcher.lock:
+        for retries, each in enumerate((cancelled, future), start=1):
+            each._is_sent = False
+            desk.dispatcher.send_later(parcel(each, retries=retries))
+        cancelled.set_result("resolved meanwhile")
     assert desk.until_pushed(2) == [(1, ["a"], True), (2, ["a"], True)]
     assert not future.done()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -454,13 +453,10 @@ def test_a_table_of_many_rows_costs_nothing() -> None:
 
     n = 10_000
     rows = TaskRows([finished(i, xs=Untouchable(x=i), ys={}) for i in range(n)])
-    began_at = time.perf_counter()
     table = TaskTable(rows)
-    took_s = time.perf_counter() - began_at
     assert len(table) == n
     assert table[5].key == "key-5"
     assert Untouchable.looks == 0
-    assert took_s < 0.05  # it takes a microsecond
     assert table["x"] == list(range(n))
     assert Untouchable.looks == 2 * n
     rows.extend([finished(n, xs=Untouchable(x=n), ys={})])
