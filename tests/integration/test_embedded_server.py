@@ -250,10 +250,11 @@ def bare_start_s() -> float:
         command = [server_module.find_binary(), "--port", "0", "--save", "", "--unixsocket", path]
         began_at = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            wait_until(lambda: not line.connect_ex(path))
-            took_s = time.monotonic() - began_at
-            process.kill()
-    return took_s
+            try:
+                wait_until(lambda: not line.connect_ex(path))
+                return time.monotonic() - began_at
+            finally:
+                process.kill()
 
 
 def test_it_is_ready_as_soon_as_a_server_can_be() -> None:
