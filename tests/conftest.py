@@ -8,6 +8,7 @@ and a generous deadline.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import signal
@@ -19,7 +20,6 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
 
 from rush_executor import RushExecutor
 from rush_executor.testing import keys_left, temporary_server
@@ -32,10 +32,6 @@ _CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
 # Beside the root those that tests of several files use. Of others libraries make what they like when they are imported.
 _LOGGERS = ("mylib", "rush_executor", "concurrent")
 
-# A busy machine is no failure of a property.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Also in each of xdist's workers."""
@@ -46,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # By nohup. A handler is not inherited.
         signal.signal(signal.SIGHUP, lambda *_: None)
+    if importlib.util.find_spec("hypothesis"):
+        # The promises are tested without it.
+        from hypothesis import HealthCheck, settings
+
+        # A busy machine is no failure of a property.
+        settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("patient")
     guard = contextlib.ExitStack()
     guard.enter_context(no_leftovers())
     config.add_cleanup(guard.close)
