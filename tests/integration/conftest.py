@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from rush_executor._ledger import client as client_module
+from rush_executor._ledger import connection as connection_module
+from rush_executor._ledger import worker as worker_module
 from rush_executor._ledger.server import EmbeddedServer
 from tests.integration.rig import Rig
 from tests.integration.servers import KINDS, find_server, start_server
@@ -26,6 +29,22 @@ def _shared_server(server_kind: str) -> Iterator[str]:
     server = start_server(server_kind)
     yield server.url
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _who_waits_is_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a test takes."""
+    monkeypatch.setattr(worker_module, "_COUNTED_S", "1000000")
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No timer ends a wait at a bell or an inbox before the test does. To be made before the rig."""
+    seconds = 20.0
+    monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", seconds)
+    monkeypatch.setattr(worker_module, "BLOCK_S", seconds)
+    monkeypatch.setitem(worker_module.WorkerLedger.exchange.__kwdefaults__, "wait_s", seconds)
+    monkeypatch.setattr(client_module, "_BLOCK_MS", int(1000 * seconds))
 
 
 @pytest.fixture

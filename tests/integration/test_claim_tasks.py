@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rush_executor._ledger.connection import BLOCK_S, NetworkGone, WorkerGone
+from rush_executor._ledger.connection import NetworkGone, WorkerGone
 from rush_executor._ledger.worker import Outcome
 from rush_executor._protocol.records import Claim
 from tests.integration.rig import Rig
@@ -177,6 +177,7 @@ def test_tasks_of_a_dead_client_are_dropped(rig: Rig) -> None:
     rig.forget(dead)
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_a_token_wakes_a_worker_that_waits(rig: Rig) -> None:
     """A worker in the bell has the task well before the slow timer."""
     client, worker = rig.client(), rig.worker()
@@ -196,7 +197,7 @@ def test_a_token_wakes_a_worker_that_waits(rig: Rig) -> None:
     client.push()
     thread.join(30)
     assert took
-    assert took[0] < 0.8 * BLOCK_S
+    assert took[0] < 10
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -223,6 +224,7 @@ def test_who_waits_is_told_so(rig: Rig) -> None:
     assert "idle_workers" not in rig.dump(), "it has something to run"
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_handed_to_one_that_had_just_stopped_to_wait(rig: Rig) -> None:
     """The wait is over, and before the claim behind it a task is handed: the claim gives it, and it is given once."""
     client, worker = rig.client(), rig.worker()
@@ -241,6 +243,7 @@ def test_handed_to_one_that_had_just_stopped_to_wait(rig: Rig) -> None:
         assert waiting.result(30).claims == [Claim(other, 1, b"call")]
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_several_workers_wake_for_several_tasks(rig: Rig) -> None:
     """One push of n tasks wakes n sleepers, not one of them."""
     client = rig.client()

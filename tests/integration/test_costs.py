@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 from rush_executor._ledger.worker import Outcome
 from rush_executor._protocol.ids import new_id
 from tests.integration.rig import Rig
@@ -92,6 +94,7 @@ def test_commands_of_a_lone_task(rig: Rig) -> None:
     assert sum(counts.values()) <= 31, counts
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_commands_of_a_task_that_is_handed_over(rig: Rig) -> None:
     """The same where each task meets a worker that waits: there is no claim, and nothing is queued."""
     client, worker = rig.client(), rig.worker()

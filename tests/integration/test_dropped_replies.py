@@ -238,6 +238,7 @@ def test_receive(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
     assert rig.inbox() == []
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_receive_behind_the_bell(rig: Rig, proxy: Proxy) -> None:
     """A token whose reply is lost costs the wait for the slow timer, and no outcome."""
     client, worker = rig.client(url=proxy.url), rig.worker()

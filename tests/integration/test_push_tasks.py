@@ -200,6 +200,7 @@ def test_one_by_itself_is_handed_over(rig: Rig, options: TaskOptions, blob_id: s
     assert len(worker.channel.sent) == n_sent + 1
 
 
+@pytest.mark.usefixtures("long_waits")
 def test_a_task_that_is_handed_over_goes_by_the_bell_alone(rig: Rig) -> None:
     """Behind outcomes that are handed in, the wait is one packet and its answer the task: no claim is sent."""
     client, worker = rig.client(), rig.worker()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rush_executor._client import dispatcher as dispatcher_module
 from rush_executor._client.dispatcher import Dispatcher, Parcel
 from rush_executor._client.future import RushFuture
 from rush_executor._client.shelf import FunctionShelf
@@ -68,16 +69,19 @@ def parcel(future: RushFuture, *, retries: int = 0) -> Parcel:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    # However long a test takes, its second task comes soon after the first.
+    monkeypatch.setattr(dispatcher_module, "_FRESH_S", 1e9)
     desk = Desk()
     yield desk
     desk.dispatcher.close()
 
 
-def test_the_first_waits_for_its_answer(desk: Desk) -> None:
+def test_the_first_waits_for_its_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so does one after a long pause: the connection may have been cut without our knowledge."""
     desk.send("a").set_result(1)
     desk.send("b").set_result(1)
+    monkeypatch.undo()
     desk.dispatcher._sent_at -= 10
     desk.send("c")
     assert desk.uplink.pushes == [(1, ["a"], True), (2, ["b"], False), (3, ["c"], True)]
