@@ -89,16 +89,20 @@ def test_claim(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
     assert rig.queue() == ids[2:]
 
 
-def test_claim_behind_the_bell(rig: Rig, proxy: Proxy) -> None:
+@pytest.mark.usefixtures("long_waits")
+def test_claim_behind_the_bell(rig: Rig, proxy: Proxy, eventually: Callable[..., object]) -> None:
     """A token whose reply is lost costs the wait for the slow timer, and no task."""
     client, worker = rig.client(), rig.worker(url=proxy.url)
-    worker.claim()
-    proxy.lose_reply()
+    worker.rest()
+    proxy.lose_reply(n_replies=2)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(worker.ledger.exchange, [], limit=1, wait=True)
         while not rig.redis.info("clients")["blocked_clients"]:
             assert not waiting.done()
         ids = client.push(2)
+        eventually(lambda: proxy.n_cuts == 1)
+        # In the timer's place.
+        rig.redis.rpush(rig.keys.worker_bell("w1"), "1")
         claims = waiting.result(timeout=30).claims
     assert [claim.task_id for claim in claims] == ids[:1]
     assert proxy.n_cuts == 1
@@ -240,17 +244,19 @@ def test_receive(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:
 
 @pytest.mark.usefixtures("long_waits")
 def test_receive_behind_the_bell(rig: Rig, proxy: Proxy) -> None:
-    """A token whose reply is lost costs the wait for the slow timer, and no outcome."""
+    """An outcome that ends the wait, and whose reply is lost, is read at the next try."""
     client, worker = rig.client(url=proxy.url), rig.worker()
     ids = client.push(1)
     claims = worker.claim()
-    proxy.lose_reply()
+    proxy.lose_reply(n_replies=2)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.receive, wait=True)
         while not rig.redis.info("clients")["blocked_clients"]:
             assert not waiting.done()
+        assert proxy.n_cuts == 0
         worker.finish(claims)
         assert [task for task, _ in waiting.result(timeout=30)] == ids
+    assert proxy.n_cuts == 1
 
 
 def test_open_and_retire(rig: Rig, proxy: Proxy, cut: Callable[..., None]) -> None:

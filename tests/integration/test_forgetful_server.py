@@ -82,7 +82,7 @@ def test_a_worker_is_not_given_again_what_it_hands_in(rig: Rig) -> None:
         while not rig.redis.info("clients")["blocked_clients"]:
             assert not waiting.done()
         ids += client.push(1)
-        # Nothing rings for one whose wait nobody knows of: as when its time is over.
+        # In the timer's place: nobody else rings for one whose outcomes have not arrived.
         rig.redis.rpush(rig.keys.worker_bell("w1"), "1")
         claimed = waiting.result(timeout=30)
     assert claimed.refused == []
