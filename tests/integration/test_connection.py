@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import threading
@@ -231,7 +230,9 @@ def test_an_idle_worker_of_a_full_server(own_rig: Rig) -> None:
     assert own_rig.dump()["idle_workers"] == ["w1"]
 
 
-def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
     """No reply within its time: the connection is given up. What the server does later all the same does no harm."""
     monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", 0.05)
     monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.1)
@@ -241,12 +242,11 @@ def test_a_server_that_hangs(own_server: EmbeddedServer, monkeypatch: pytest.Mon
         os.kill(own_server.pid, signal.SIGSTOP)
         try:
             calls = [pool.submit(client.push, 2), pool.submit(worker.claim, 2)]
-            assert all(map(waits, calls))
+            eventually(lambda: min(client.up_channel.n_breaks, worker.channel.n_breaks) > 0)
         finally:
             os.kill(own_server.pid, signal.SIGCONT)
         ids += calls[0].result(timeout=30)
         claims = calls[1].result(timeout=30)
-        assert min(client.up_channel.n_breaks, worker.channel.n_breaks) > 0
         assert sorted(claim.task_id for claim in claims) == ids[:2]
         assert {claim.attempt for claim in claims} == {1}
         places = rig.check_places(ids)
@@ -275,13 +275,22 @@ def test_a_server_that_hangs_for_good(
     monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 0.5)
     channel = Channel(open_pool(own_server.url), reconnect_timeout_s=1.3)
     assert channel.call(_PING) == [b"PONG"]
+    connection: Any = channel._connection
+    connect, timeouts_s = connection._connect, [0.0]
+
+    def note_timeout() -> Any:
+        timeouts_s.append(connection.socket_timeout)
+        return connect()
+
+    monkeypatch.setattr(connection, "_connect", note_timeout)
     with standing_still(own_server):
         began_at = time.monotonic()
         if is_asked:
             channel.ask(_PING)
-        with pytest.raises(NetworkLostError, match=r"for 1\.[3-9] s \(reconnect_timeout is 1\.3 s\)"):
+        with pytest.raises(NetworkLostError, match=r"for \d+\.\d s \(reconnect_timeout is 1\.3 s\)"):
             channel.answer() if is_asked else channel.call(_PING)
-        assert 1.3 <= time.monotonic() - began_at < 2.0
+        assert time.monotonic() - began_at >= 1.3
+    assert max(timeouts_s) < 0.4, "more than the first wait, of 1 s, has left of the grace"
     assert channel.call(_PING) == [b"PONG"]
     channel.close()
 
@@ -305,9 +314,13 @@ def test_a_connection_that_is_made_in_the_last_moment(
     channel.close()
 
 
-def test_a_wait_that_is_broken_off(own_server: EmbeddedServer, background: Callable[..., Future[Any]]) -> None:
+def test_a_wait_that_is_broken_off(
+    own_server: EmbeddedServer, background: Callable[..., Future[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a connection is cut, the server has been there until then, however long it was asked to wait."""
-    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=0.3)
+    # However long it takes to connect.
+    monkeypatch.setattr(connection_module, "_LEAST_S", 20.0)
+    channel = Channel(open_pool(own_server.url), reconnect_timeout_s=0.2)
     with redis.Redis.from_url(own_server.url) as other:
         waiting = background(channel.call, pack(("BLPOP", "list", 30)))
         assert waits(waiting)
@@ -349,11 +362,14 @@ def test_something_else_is_done_meanwhile(
 ) -> None:
     """While a reply is waited for, that of a new connection too; and a server that is merely slow is not given up."""
     monkeypatch.setattr(connection_module, "_ASIDE_S", 0.1)
-    looks: list[float] = []
+    n_looks = 0
     error: Exception | None = None
 
     def look() -> None:
-        looks.append(time.monotonic())
+        nonlocal n_looks
+        n_looks += 1
+        if n_looks == 5:
+            os.kill(own_server.pid, signal.SIGCONT)
         if error is not None:
             raise error
 
@@ -361,16 +377,10 @@ def test_something_else_is_done_meanwhile(
     channel = Channel(pool, reconnect_timeout_s=0)
     if is_connected:
         channel.call(_PING)
-    os.kill(own_server.pid, signal.SIGSTOP)
-    resume = threading.Timer(1.0, os.kill, (own_server.pid, signal.SIGCONT))
-    resume.start()
-    began_at = time.monotonic()
-    assert channel.call(pack(("ECHO", "late"))) == [b"late"]
-    resume.join()
+    n_looks = 0
+    with standing_still(own_server):
+        assert channel.call(pack(("ECHO", "late"))) == [b"late"]
     assert channel.n_breaks == 0
-    times = [began_at, *looks]
-    assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.8
-    assert len(looks) > 3
     error = _Broken()
     if not is_connected:
         channel.close()
