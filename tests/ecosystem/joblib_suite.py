@@ -41,6 +41,9 @@ import rush_executor.joblib
 """
 # joblib gives its scripts some seconds, which a busy machine may exceed.
 _PATIENCE = 6
+# Also what is to come at once; below the 20 s that it takes to wait for tasks under way, which sleep for 10 s each.
+_ELAPSED = "time.time() - t_start"
+_SOON_S = 15
 
 
 class Difference(NamedTuple):
@@ -159,6 +162,11 @@ class _Translator(ast.NodeTransformer):
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         return ast.Name("RushBackend", node.ctx) if node.attr == "LokyBackend" else self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if ast.unparse(node.left) == _ELAPSED:
+            node.comparators = [ast.Constant(_SOON_S)]
+        return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         value = node.value

@@ -12,6 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -34,6 +35,7 @@ from rush_executor.joblib import RushBackend
 from rush_executor.joblib._pools import POOLS
 from rush_executor.testing import keys_left, temporary_server
 from tests.acceptance.programs import REPOSITORY, alive, environment, finish, read_line, start_program, whole_family
+from tests.acceptance.tasks import meet
 from tests.ecosystem import joblib_tasks as tasks
 
 Eventually = Callable[..., Any]
@@ -50,9 +52,10 @@ def on_rush(n_jobs: int = 2, **arguments: Any) -> Any:
     return Parallel(n_jobs=n_jobs, backend="rush", **arguments)
 
 
-def workers(n: int = 8) -> set[int]:
-    """The workers that run these many tasks."""
-    return set(on_rush(batch_size=1)(delayed(tasks.worker_of_two)(i) for i in range(n)))
+def workers() -> set[int]:
+    """The two workers of a call: its tasks wait for each other."""
+    with tempfile.TemporaryDirectory() as directory:
+        return set(on_rush(batch_size=1)(delayed(meet)(directory, 2, name) for name in "ab"))
 
 
 # -------------------------------------------------------------------------------------------------- calls and pools
@@ -265,10 +268,9 @@ def test_a_failure_stops_what_runs_and_what_is_queued(tmp_path: Path, eventually
     began_at = time.monotonic()
     with pytest.raises(ValueError, match="enough"):
         on_rush(batch_size=1, pre_dispatch="all")(calls)
-    assert time.monotonic() - began_at < 30
     begun = sorted(file.name for file in tmp_path.iterdir())
-    # Both workers are free again at once.
     assert len(workers()) == 2
+    assert time.monotonic() - began_at < 30, "both workers are free again at once"
     assert sorted(file.name for file in tmp_path.iterdir()) == begun
     # The first one, the one that failed, and at most what took its worker's place for a moment.
     assert len(begun) <= 3
