@@ -11,7 +11,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -158,7 +157,7 @@ class Terminal:
                 fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *screen, 0, 0))
                 env = {name: value for name, value in env.items() if name not in ("LINES", "COLUMNS")}
             os.execvpe(command[0], list(command), env)  # noqa: S606
-        self._text = ""
+        self._bytes, self._text = b"", ""
         self._seen = 0
         self._size = screen or (0, 0)
 
@@ -196,17 +195,18 @@ class Terminal:
             if pid:
                 break
             if time.monotonic() > end_at:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+                self.kill()
                 raise AssertionError(f"the program hangs; it has printed {self._text!r}")
             time.sleep(0.005)
         os.close(self._fd)
+        self._fd = -1
         return os.waitstatus_to_exitcode(status), self._text
 
     def kill(self) -> None:
         """Ends the program, and what it has started, if a test has not come to the end."""
+        fd, self._fd = self._fd, -1
         try:
-            os.close(self._fd)
+            os.close(fd)
         except OSError:
             return
         for process in [*family(self.pid), psutil.Process(self.pid)]:
@@ -222,7 +222,9 @@ class Terminal:
         except OSError:
             # The last process that had the terminal open is gone.
             return False
-        self._text += data.decode(errors="replace").replace("\r\n", "\n")
+        # All of it: the end of what was read before may have been half a line break, or half a character.
+        self._bytes += data
+        self._text = self._bytes.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
 
 

@@ -302,6 +302,7 @@ def test_what_was_not_kept_fails(
         eventually(told.exists)
         too_large = executor.submit(tasks.echo, b"x" * 2000)
         retried = executor.options(retry_on=OSError).submit(tasks.echo, b"y" * 2000)
+        eventually(lambda: too_large._is_sent)
         flush(own_url)
         with pytest.raises(NetworkLostError, match="not kept in this process"):
             too_large.result(DEADLINE_S)

@@ -373,7 +373,7 @@ def test_an_own_agent_that_stands_still_is_replaced(
 
 
 def test_an_agent_that_stands_still_is_not_waited_for_at_the_end(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by one who shuts down in peace, whose workers may be at the tasks of others, nor by one who ends them."""
     monkeypatch.setattr(crew_module, "_END_S", 0.5)
@@ -381,12 +381,12 @@ def test_an_agent_that_stands_still_is_not_waited_for_at_the_end(
     with RushExecutor(1, url=server.url, **beats) as executor:
         executor.submit(pow, 2, 2).result(DEADLINE_S)
         first = stop_the_agent()
-    assert not first.is_running()
+    eventually(lambda: not alive([first]))
     with RushExecutor(1, url=server.url, **beats) as executor:
         executor.submit(pow, 2, 2).result(DEADLINE_S)
         second = stop_the_agent()
         executor.kill_workers()
-    assert not second.is_running()
+    eventually(lambda: not alive([second]))
 
 
 # ------------------------------------------------------------------------------------- a server that refuses for good
@@ -425,7 +425,7 @@ def test_while_it_is_full(server: Server, tmp_path: Path, eventually: Eventually
     ):
         once = executor.options(max_retries=0)
         long = once.submit(note, str(path), 7, EXPIRE_S + 4)
-        stuck = executor.options(timeout=2).submit(note_pid_and_sleep, str(pid_file))
+        stuck = executor.options(timeout=4).submit(note_pid_and_sleep, str(pid_file))
         eventually(lambda: path.exists() and pid_file.exists() and pid_file.read_text())
         worker = psutil.Process(int(pid_file.read_text()))
         with full(server) as is_felt:
@@ -619,6 +619,7 @@ def test_who_waits_is_told_so(
         eventually(told.exists)
         server.kill()
         eventually(lambda: "the server has not answered for" in agent.log)
+        eventually(lambda: "the server has not answered for" in caplog.text)
         server.start_again()
         eventually(lambda: "the server answers again" in agent.log)
         agent.leave()

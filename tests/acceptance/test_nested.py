@@ -188,8 +188,8 @@ def test_a_tree_is_finished_before_the_next_is_begun(executor: RushExecutor, tmp
     for line in log.read_text().splitlines():
         n_open += 1 if line.startswith("begin") else -1
         n_most = max(n_most, n_open)
-    # One for each worker, and for each that is about to leave as a wait is over.
-    assert n_most <= 8
+    # One for each worker, and for each whose children are done: it counts as waiting until it has heard of that.
+    assert n_most <= 15
 
 
 def read_record(url: str, network_id: str, gate: str) -> tuple[int, int]:
@@ -248,13 +248,19 @@ def test_a_failure_arrives(executor: RushExecutor) -> None:
     assert error.__notes__ == ["seen at 1", "seen at 2", "seen at 3"]
 
 
+def sleep_and_note(log: str, text: str) -> None:
+    time.sleep(0.05)
+    note(log, text)
+
+
 def fail_with_others(log: str, gate: str) -> None:
     executor = current_executor()
     executor.submit(tell_and_wait_for, f"{log}.told", gate)
     wait_for(f"{log}.told")
     for n in range(200):
-        executor.options(priority=-1).submit(note, log, str(n))
+        executor.options(priority=-1).submit(sleep_and_note, log, str(n))
     Path(gate).touch()
+    wait_for(log)
     raise OwnError("the others are not needed")
 
 
@@ -263,10 +269,11 @@ def test_a_task_that_fails_cancels_what_waits(lone: RushExecutor, tmp_path: Path
     log, gate = tmp_path / "log", tmp_path / "gate"
     error = lone.submit(fail_with_others, str(log), str(gate)).exception(DEADLINE_S)
     assert isinstance(error, OwnError)
-    n = len(log.read_text().split()) if log.exists() else 0
+    n = len(log.read_text().split())
     assert n < 200
-    assert lone.submit(abs, -1).result(DEADLINE_S) == 1
-    assert n == (len(log.read_text().split()) if log.exists() else 0)
+    # For longer than one of the others takes.
+    lone.submit(time.sleep, 0.1).result(DEADLINE_S)
+    assert n == len(log.read_text().split())
 
 
 def keep_and_leave(kept: list[Any] = []) -> str:  # noqa: B006 - the state of a worker, for the next call

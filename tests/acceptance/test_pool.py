@@ -92,7 +92,7 @@ ANSWERS: dict[str, Callable[[Pool], Any]] = {
     "apply, failing": lambda pool: raised(lambda: pool.apply(reciprocal, (0,))),
     "imap without chunks": lambda pool: raised(lambda: pool.imap(abs, [], 0)),
     "not iterable": lambda pool: raised(lambda: pool.map(abs, 5)),
-    "not ready": lambda pool: raised(pool.apply_async(time.sleep, (0.3,)).successful)[:10],
+    "not ready": lambda pool: raised(pool.apply_async(time.sleep, (2,)).successful)[:10],
     "successful": lambda pool: successful(pool.map_async(abs, [1])),
     "not successful": lambda pool: successful(pool.map_async(reply, range(9), 3)),
     "join too early": lambda pool: raised(pool.join),

@@ -13,10 +13,14 @@ from tests.acceptance.programs import Terminal, run_program
 
 PROGRAM = """
 import sys
+import threading
 import time
 
 import rush_executor
+from rush_executor._executor import progress
 
+# A bar is waited for.
+progress._SETTLE_S = 30
 wish = {"auto": True, "always": "always"}[sys.argv[1]]
 
 
@@ -39,7 +43,8 @@ with rush_executor.RushExecutor(2) as executor:
         values = pool.map(abs, [-1, -2])
     failed = [future for future in futures if future.exception()]
     # Nobody has said that these were all: that shows a moment later.
-    time.sleep(1)
+    while any(thread.name == "rush-progress" for thread in threading.enumerate()):
+        time.sleep(0.01)
     print("four", values, len(failed))
 """
 ANSWERS = ["one 210", "two 210", "three 19", "four [1, 2] 1"]

@@ -504,15 +504,21 @@ def test_promise_14_a_callback_may_shut_down(server_url: str) -> None:
     executor.shutdown()
 
 
-def test_promise_14_callbacks_are_run_all_and_before_shutdown_ends(server_url: str, caplog: Any) -> None:
+def test_promise_14_callbacks_are_run_all_and_before_shutdown_ends(
+    server_url: str, tmp_path: Path, caplog: Any
+) -> None:
     """Promise 14: in order, each once, one that raises does not stop the next, and `shutdown` waits for them."""
     seen: list[int] = []
+    gate = tmp_path / "gate"
     with RushExecutor(1, url=server_url) as executor:
+        # A callback that is added when all is done is run at once.
+        executor.submit(tasks.wait_for, str(gate))
         for x in range(100):
             executor.submit(tasks.echo, x).add_done_callback(lambda future: seen.append(future.result()))
         future = executor.submit(tasks.echo, 100)
         future.add_done_callback(lambda _: 1 / 0)
         future.add_done_callback(lambda f: seen.append(f.result()))
+        gate.touch()
     assert seen == list(range(101))
     assert "exception calling callback" in caplog.text
     future.add_done_callback(lambda _: seen.append(-1))
