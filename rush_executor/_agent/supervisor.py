@@ -58,7 +58,7 @@ _OWNER_CHECK_S: Final = 0.5
 # A worker that dies before it is ready, this many times in a row, dies of its start: no further one would fare better.
 _MOST_FAILED_STARTS: Final = 3
 _NETWORK_CHECK_S: Final = 0.2
-# How long, and how often, a task that is to be ended is looked for.
+# How long a task that is to be ended is looked for before the ledger is asked whether it is there, and how often.
 _LOOK_FOR_TASK_S: Final = 2.0
 _LOOK_AGAIN_S: Final = 0.01
 # How long there may be a worker too many, as one that waited for others goes on: what waits again in this time needs no
@@ -340,9 +340,14 @@ class Supervisor:
                 del self._wanted_ends[task_id]
         not_found = [task_id for task_id, until in self._wanted_ends.items() if now > until]
         if not_found:
-            self._ledger.forget_ends(not_found)
-            for task_id in not_found:
-                del self._wanted_ends[task_id]
+            # Claimed along with one that takes long and keeps the GIL: its worker cannot give the others back. Or given
+            # back, or over.
+            held = self._ledger.seek(not_found)
+            self._wanted_ends |= dict.fromkeys(held, now + _LOOK_FOR_TASK_S)
+            if over := set(not_found).difference(held):
+                self._ledger.forget_ends(over)
+                for task_id in over:
+                    del self._wanted_ends[task_id]
         return now + _LOOK_AGAIN_S if self._wanted_ends else math.inf
 
     def _find_network(self) -> None:

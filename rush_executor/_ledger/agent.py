@@ -7,18 +7,18 @@ clients and agents both run one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rush_executor._config import DEFAULT_MAX_RETRIES
-from rush_executor._ledger.client import KILL_MS, retire_client
+from rush_executor._ledger.client import KILL_MS, CancelReply, Uplink, retire_client
 from rush_executor._ledger.connection import IDLE_BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
 from rush_executor._protocol.records import BROKEN_TAG, LOST_TAG, Loss
-from rush_executor._protocol.states import KILLED, LOST, TERMINATED
+from rush_executor._protocol.states import KILLED, LOST, QUEUED, RUNNING, TERMINATED
 
 __all__ = ["CHARGE_ALL", "AgentLedger", "NetworkRecord", "Reaper", "break_network"]
 
@@ -127,6 +127,26 @@ class AgentLedger:
     def forget_ends(self, task_ids: Iterable[str]) -> None:
         """These need no end any more."""
         self._channel.call(pack(("SREM", self._keys.kills(self._agent_id), *task_ids)))
+
+    def seek(self, task_ids: Sequence[str]) -> list[str]:
+        """Asks for tasks that somebody wants to end and no worker here has begun; one that was given back is cancelled.
+
+        Returns:
+            Those that may still be begun: a worker holds them. The agent of that worker is told, if it is another one.
+        """
+        k = self._keys
+        records = self._channel.call(*(pack(("HMGET", k.task(task_id), "state", "client")) for task_id in task_ids))
+        held = []
+        for task_id, (state, client) in zip(task_ids, records, strict=True):
+            uplink = Uplink(self._channel, k, (client or b"").decode(), lease_ms=0)
+            if state == RUNNING.encode():
+                uplink.kill(task_id)
+                held.append(task_id)
+            elif state == QUEUED.encode() and client:
+                [reply] = uplink.cancel([task_id])
+                if reply in (CancelReply.RUNNING, CancelReply.HELD):
+                    held.append(task_id)
+        return held
 
     def break_network(self, epoch: str, text: str) -> None:
         """Says to all clients that no worker can start, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import re
@@ -143,6 +144,35 @@ def test_kill_a_running_task(pool: RushExecutor, tmp_path: Path, eventually: Eve
     assert not future.kill()
     assert Path(path).read_text() == "x"
     assert pool.submit(double, 4).result(DEADLINE_S) == 8
+
+
+def block_or_sleep(block: str = "", seconds: float = 0) -> None:
+    """Blocks with the GIL, so that no other thread of the worker gets to anything."""
+    if block:
+        Path(block).touch()
+        ctypes.PyDLL(None).usleep(4_000_000)
+    time.sleep(seconds)
+
+
+def test_kill_what_waits_behind_a_call_that_keeps_the_gil(tmp_path: Path, eventually: Eventually) -> None:
+    """Tasks that were claimed along with it, which their worker can neither begin nor give back, end all the same."""
+    block = tmp_path / "block"
+    executor = RushExecutor(1)
+    try:
+        # Known to be short: so that several are claimed at once.
+        for _ in range(3):
+            list(executor.map(block_or_sleep, [""] * 500))
+        for _ in range(40):
+            executor.submit(block_or_sleep)
+        executor.submit(block_or_sleep, str(block))
+        futures = [executor.submit(block_or_sleep, seconds=600) for _ in range(40)]
+        eventually(block.exists)
+        assert all(future.kill() for future in futures)
+        for future in futures:
+            with pytest.raises((CancelledError, TaskKilledError)):
+                future.result(DEADLINE_S)
+    finally:
+        executor.kill_workers()
 
 
 def test_kill_a_queued_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:

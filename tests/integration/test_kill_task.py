@@ -84,6 +84,26 @@ def test_its_agent_is_lost_before(rig: Rig) -> None:
     rig.agent().workers.clear()
 
 
+def test_what_is_not_begun_is_looked_for(rig: Rig) -> None:
+    """What a worker holds it may begin yet, and is ended then; what was given back is cancelled; the rest is over."""
+    client, worker = rig.client(), rig.worker()
+    moved, held, given_back, ended = ids = client.push(4)
+    claims = worker.claim(4)
+    assert all(map(client.uplink.kill, ids))
+    worker.ledger.release([claims[0], claims[2]])
+    elsewhere = rig.worker("w2", agent_id="a2")
+    assert [claim.task_id for claim in elsewhere.claim(1)] == [moved]
+    worker.finish(claims[3:])
+    agents = [rig.agent("a1").ledger, rig.agent("a2").ledger]
+    assert agents[0].seek(ids) == [moved, held]
+    assert agents[1].wanted_ends() == [moved]
+    assert {task: outcome[:1] for task, outcome in client.drain()} == {given_back: b"C", ended: b"F"}
+    assert rig.queue() == []
+    rig.agent("a1").lose(worker, guilty="")
+    rig.agent("a2").lose(elsewhere, guilty="")
+    assert {task: outcome[:1] for task, outcome in client.drain()} == {held: KILLED_TAG, moved: KILLED_TAG}
+
+
 def test_sent_twice(rig: Rig) -> None:
     """The wish is there once; and once the task has ended nothing is left of it but what its agent forgets."""
     client, worker = rig.client(), rig.worker()
