@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from rush_executor import RushExecutor, TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor._crew import crew
 from tests.acceptance import tasks
 
 Eventually = Callable[..., Any]
@@ -150,22 +151,27 @@ def block_or_sleep(block: str = "", seconds: float = 0) -> None:
     """Blocks with the GIL, so that no other thread of the worker gets to anything."""
     if block:
         Path(block).touch()
-        ctypes.PyDLL(None).usleep(4_000_000)
+        ctypes.PyDLL(None).usleep(3_000_000)
     time.sleep(seconds)
 
 
-def test_kill_what_waits_behind_a_call_that_keeps_the_gil(tmp_path: Path, eventually: Eventually) -> None:
+def test_kill_what_waits_behind_a_call_that_keeps_the_gil(
+    tmp_path: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tasks that were claimed along with it, which their worker can neither begin nor give back, end all the same."""
-    block = tmp_path / "block"
+    # The agent does not see them begun in this time, whenever in the three seconds of that call they are killed.
+    impatient = "from rush_executor._agent import supervisor\nsupervisor._LOOK_FOR_TASK_S = 0.1\n"
+    monkeypatch.setattr(crew, "_BOOT", crew._BOOT.replace("main(fd)", f"{impatient}main(fd)"))
+    gate, block = tmp_path / "gate", tmp_path / "block"
     executor = RushExecutor(1)
     try:
-        # Known to be short: so that several are claimed at once.
-        for _ in range(3):
-            list(executor.map(block_or_sleep, [""] * 500))
-        for _ in range(40):
+        executor.submit(tasks.wait_for, str(gate))
+        # Known to be short then: many are claimed at once.
+        for _ in range(300):
             executor.submit(block_or_sleep)
         executor.submit(block_or_sleep, str(block))
-        futures = [executor.submit(block_or_sleep, seconds=600) for _ in range(40)]
+        futures = [executor.submit(block_or_sleep, seconds=600) for _ in range(100)]
+        gate.touch()
         eventually(block.exists)
         assert all(future.kill() for future in futures)
         for future in futures:
