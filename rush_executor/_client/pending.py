@@ -180,7 +180,7 @@ class PendingFutures:
         self._futures.clear()
 
     def end_retries(self) -> None:
-        """From now on a failure is the end of a task, whatever its options say."""
+        """From now on a failure is the end of a task, whatever its options say, and so is that the server loses it."""
         self._has_retries = False
 
     def recall(self) -> list[Parcel]:
@@ -192,7 +192,10 @@ class PendingFutures:
             # had and that was not kept.
             if not future._is_sent and (task is not None or future._digest is None):
                 continue
-            if task is not None and task.options.max_retries > 0:
+            if not self._has_retries:
+                # Whoever has shut down wants no more of it than runs, and nothing does any more.
+                self.cancel(future)
+            elif task is not None and task.options.max_retries > 0:
                 parcels.append(Parcel(future, task))
             elif self.take(future.task_id) is not None:
                 future.set_exception(network_lost_error(future.task_id, future._name, is_kept=task is not None))

@@ -334,6 +334,21 @@ def test_cancel_and_shutdown_after_the_loss(own_url: str, tmp_path: Path, eventu
     assert [future.result(0) for future in futures[:4]] == [0, 1, 2, 3]
 
 
+def test_shutdown_that_cancels_after_the_loss(own_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    """Before the client has noticed, mostly: nothing is begun any more."""
+    gate = tmp_path / "gate"
+    executor = RushExecutor(1, url=own_url)
+    futures = [executor.submit(tasks.wait_for, str(gate), n) for n in range(5)]
+    eventually(futures[0].running)
+    flush(own_url)
+    executor.shutdown(wait=False, cancel_futures=True)
+    gate.touch()
+    executor.shutdown()
+    assert all(future.cancelled() for future in futures[1:])
+    # The client had noticed, and had it run anew.
+    assert futures[0].cancelled() or futures[0].result(0) == 0
+
+
 def test_a_server_that_is_restarted_empty(eventually: Eventually) -> None:
     """All connections break, and then nothing is known: both are mended."""
     server = EmbeddedServer.start()

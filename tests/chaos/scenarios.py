@@ -223,18 +223,23 @@ def server_killed(trial: Trial, n_faults: int) -> None:
 
 
 def server_stalled(trial: Trial, n_faults: int) -> None:
-    """The server stalls for longer than all heartbeats last: nobody is taken for dead."""
+    """The server stalls for longer than all heartbeats last: nobody is taken for dead, also who is late thereafter."""
     server = trial.server()
     executor = trial.executor(1, server.url, heartbeats=STEADY)
-    trial.agent(server.url, n_workers=1, heartbeats=STEADY)
+    late = trial.agent(server.url, n_workers=1, heartbeats=STEADY)
     with trial.load(executor, 0.01):
         for _ in range(n_faults):
             trial.wait_for_progress()
+            # Before the server: a sign of life that waits for it there would be found as soon as it goes on.
+            late.stop()
             server.stall()
             # The fault is this time: heartbeats last less long.
             time.sleep(1.2 * STEADY[1])
             server.go_on()
             trial.recover(executor)
+            # Longer than an agent is suspected by who has not been blind.
+            time.sleep(1.5 * executor._session.config.doubt_s)
+            late.go_on()
             trial.wait_for_progress(100)
 
 
