@@ -32,7 +32,8 @@ _TIMEOUT_S: Final = 1.0
 _GRACE_S: Final = 0.1
 # Of one entry, if it is not a single record: a reader should not have to take megabytes at once.
 _BATCH_BYTES: Final = 1 << 18
-# What may be under way unanswered: less than a socket holds, so that sending does not wait for a server that stalls.
+# What may be under way unanswered: less than TCP holds, so that sending does not wait for a server that stalls. A Unix
+# socket counts about a kilobyte more for each, and is full after some forty: one record waits then, `_TIMEOUT_S` long.
 _POSTED_BYTES: Final = 1 << 16
 _POSTED_BATCHES: Final = 64
 # An answer that took longer says too little about the server's clock.
