@@ -283,7 +283,8 @@ class Supervisor:
         if stops:
             self._ledger.forget_ends(stops)
         under_way = {task_id for task_id, _, _ in self._verdicts.values()}
-        self._wanted_ends |= dict.fromkeys(set(wishes) - set(stops) - under_way, now + _LOOK_FOR_TASK_S)
+        new = set(wishes) - set(stops) - under_way - self._wanted_ends.keys()
+        self._wanted_ends |= dict.fromkeys(new, now + _LOOK_FOR_TASK_S)
 
     def _stop_worker(self, worker_id: str, how: str) -> None:
         for worker in self._workers.values():
@@ -342,8 +343,8 @@ class Supervisor:
         if not_found:
             # Claimed along with one that takes long and keeps the GIL: its worker cannot give the others back. Or given
             # back, or over.
-            held = self._ledger.seek(not_found)
-            self._wanted_ends |= dict.fromkeys(held, now + _LOOK_FOR_TASK_S)
+            held = self._ledger.seek(not_found, {worker.worker_id for worker in self._workers.values()})
+            self._wanted_ends |= dict.fromkeys(held, time.monotonic() + _LOOK_FOR_TASK_S)
             if over := set(not_found).difference(held):
                 self._ledger.forget_ends(over)
                 for task_id in over:
@@ -658,6 +659,9 @@ class Supervisor:
         if not (self._is_owner_gone and self._settings.is_server_private):
             try:
                 self._report_losses()
+                if self._wanted_ends:
+                    # Its workers have given back what they had not begun.
+                    self._ledger.seek(list(self._wanted_ends), ())
                 self._ledger.leave()
                 if self._is_owner_gone and self._settings.client_id is not None:
                     retire_client(self._channel, self._keys, self._settings.client_id)

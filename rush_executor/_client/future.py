@@ -77,6 +77,8 @@ class RushFuture(Future[Any]):
     _is_sent: bool = False
     _task: NewTask | None = None
     _is_killed_by_cancel: bool = False
+    # Somebody has been told that it ends: it is not retried.
+    _is_to_end: bool = False
     # What has to live until the task has ended: what was scattered and is among its arguments, and what keeps the
     # others where they are large.
     _references: Sequence[RushReference] = ()

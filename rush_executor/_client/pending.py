@@ -192,11 +192,12 @@ class PendingFutures:
             # had and that was not kept.
             if not future._is_sent and (task is not None or future._digest is None):
                 continue
-            if not self._has_retries:
-                # Whoever has shut down wants no more of it than runs, and nothing does any more.
-                self.cancel(future)
-            elif task is not None and task.options.max_retries > 0:
-                parcels.append(Parcel(future, task))
+            if task is not None and task.options.max_retries > 0:
+                if self._has_retries and not future._is_to_end:
+                    parcels.append(Parcel(future, task))
+                else:
+                    # Who has shut down, or had it killed, wants no more of it than runs, and nothing does any more.
+                    self.cancel(future)
             elif self.take(future.task_id) is not None:
                 future.set_exception(network_lost_error(future.task_id, future._name, is_kept=task is not None))
         return parcels
@@ -252,7 +253,7 @@ class PendingFutures:
         if tag == FAILED_TAG and isinstance(failure, ContentElsewhereError):
             # Not a retry: it was not run.
             again = self._move(future, task)
-        elif not self._has_retries:
+        elif not self._has_retries or future._is_to_end:
             pass
         elif _is_retried(failure, options.retry_on) and task.retries - future._n_moved < options.max_retries:
             # Its blob has ended with its record.

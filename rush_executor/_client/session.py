@@ -370,13 +370,17 @@ class Session:
             if future.done():
                 # It has ended meanwhile, or the server is lost: then it would be waited for once more.
                 return False
+            # Before: it may fail by itself at this moment.
+            future._is_to_end = True
             try:
                 with self._dispatcher.lock:
                     self._dispatcher.settle()
-                    if self._uplink.kill(future.task_id):
-                        return True
+                    future._is_to_end = self._uplink.kill(future.task_id)
             except _NO_ANSWER:
+                future._is_to_end = False
                 return False
+            if future._is_to_end:
+                return True
             # Neither queued nor running: given back between the two, or it has ended and is about to be told.
             concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
         return False

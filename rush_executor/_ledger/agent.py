@@ -7,12 +7,12 @@ clients and agents both run one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rush_executor._config import DEFAULT_MAX_RETRIES
-from rush_executor._ledger.client import KILL_MS, CancelReply, Uplink, retire_client
+from rush_executor._ledger.client import KILL_MS, CancelReply, cancel_command, kill_command, retire_client
 from rush_executor._ledger.connection import IDLE_BLOCK_S, REPLY_TIMEOUT_S, Channel
 from rush_executor._ledger.scripts import evalsha, pack
 from rush_executor._protocol.ids import new_id
@@ -128,24 +128,39 @@ class AgentLedger:
         """These need no end any more."""
         self._channel.call(pack(("SREM", self._keys.kills(self._agent_id), *task_ids)))
 
-    def seek(self, task_ids: Sequence[str]) -> list[str]:
+    def seek(self, task_ids: Sequence[str], worker_ids: Collection[str]) -> list[str]:
         """Asks for tasks that somebody wants to end and no worker here has begun; one that was given back is cancelled.
 
+        Args:
+            task_ids: The tasks.
+            worker_ids: This agent's workers.
+
         Returns:
-            Those that may still be begun: a worker holds them. The agent of that worker is told, if it is another one.
+            Those that one of these workers holds, and may begin. If it is another one, its agent is told.
         """
         k = self._keys
-        records = self._channel.call(*(pack(("HMGET", k.task(task_id), "state", "client")) for task_id in task_ids))
-        held = []
-        for task_id, (state, client) in zip(task_ids, records, strict=True):
-            uplink = Uplink(self._channel, k, (client or b"").decode(), lease_ms=0)
-            if state == RUNNING.encode():
-                uplink.kill(task_id)
-                held.append(task_id)
-            elif state == QUEUED.encode() and client:
-                [reply] = uplink.cancel([task_id])
-                if reply in (CancelReply.RUNNING, CancelReply.HELD):
+        fields = ("state", "worker", "client")
+        looks = [pack(("HMGET", k.task(task_id), *fields)) for task_id in task_ids]
+        wishes, *records = self._channel.call(pack(("SMEMBERS", k.kills(self._agent_id))), *looks)
+        held, queued, cancels, kills = [], [], [], []
+        for task_id, record in zip(task_ids, records, strict=True):
+            state, worker, client = ((field or b"").decode() for field in record)
+            if task_id.encode() not in wishes:
+                # It has ended with its worker. If it is there, somebody has queued it again.
+                continue
+            if state == RUNNING:
+                # For this agent as well: so the wish is kept, also for whoever buries it.
+                kills.append(kill_command(k, task_id))
+                if worker in worker_ids:
                     held.append(task_id)
+            elif state == QUEUED and client:
+                queued.append(task_id)
+                cancels.append(cancel_command(k, client, [task_id]))
+        if cancels or kills:
+            replies = self._channel.call(*cancels, *kills)
+            # One that was claimed, or has become another client's, since the look is looked for once more.
+            told = zip(queued, replies, strict=False)
+            held += [task_id for task_id, reply in told if reply != [CancelReply.CANCELLED]]
         return held
 
     def break_network(self, epoch: str, text: str) -> None:

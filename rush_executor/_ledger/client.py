@@ -69,6 +69,17 @@ class CancelReply(IntEnum):
     HELD = 2
 
 
+def cancel_command(keys: Keys, client_id: str, task_ids: Sequence[str]) -> bytes:
+    """Takes back tasks of a client that no worker has claimed; the reply is a `CancelReply` for each."""
+    names = (keys.queued_tasks, keys.client(client_id), keys.inbox(client_id))
+    return evalsha("cancel_tasks", names, [keys.task(), keys.blob(), client_id, *task_ids])
+
+
+def kill_command(keys: Keys, task_id: str) -> bytes:
+    """Asks that a running task be ended; the reply is 0 when it is not running."""
+    return evalsha("kill_task", (keys.task(task_id),), [task_id, keys.worker(), keys.kills(), KILL_MS])
+
+
 class Uplink:
     """A client's transitions. Whoever shares one between threads brings a lock: batches must go out in order.
 
@@ -85,10 +96,8 @@ class Uplink:
         self._client_id = client_id
         self._lease_ms = lease_ms
         self._can_mute = False
-        k = keys
         self._push = self._pusher("", durable=False)
         self._is_durable = False
-        self._cancel_keys = (k.queued_tasks, k.client(client_id), k.inbox(client_id))
 
     def open_network(
         self, epoch: str, initializer: bytes, creator: str = "", *, durable: bool = False, worker_id: str = ""
@@ -202,7 +211,7 @@ class Uplink:
         args: list[str | bytes | float] = [batch, self._keys.task()]
         for task in tasks:
             args += (task.task_id, task.retries * ATTEMPTS_PER_PUSH)
-        return evalsha("fence_tasks", (self._cancel_keys[1],), args)
+        return evalsha("fence_tasks", (self._keys.client(self._client_id),), args)
 
     def forget_functions(self, digests: Sequence[str]) -> None:
         """Deletes functions that no task of this client needs any more."""
@@ -210,8 +219,7 @@ class Uplink:
 
     def cancel(self, task_ids: Sequence[str]) -> list[CancelReply]:
         """Takes back tasks that no worker has claimed."""
-        args: list[str | bytes | float] = [self._keys.task(), self._keys.blob(), *task_ids]
-        replies = self._channel.call(evalsha("cancel_tasks", self._cancel_keys, args))[0]
+        replies = self._channel.call(cancel_command(self._keys, self._client_id, task_ids))[0]
         return [CancelReply(reply) for reply in replies]
 
     def attach(self, task_ids: Sequence[str]) -> list[bool]:
@@ -228,9 +236,7 @@ class Uplink:
 
     def kill(self, task_id: str) -> bool:
         """Asks that a running task be ended; False when it is not running."""
-        k = self._keys
-        command = evalsha("kill_task", (k.task(task_id),), [task_id, k.worker(), k.kills(), KILL_MS])
-        return bool(self._channel.call(command)[0])
+        return bool(self._channel.call(kill_command(self._keys, task_id))[0])
 
     def state(self, task_id: str) -> str:
         """State of a task: ``queued``, ``running``, or empty when it has ended."""
@@ -243,7 +249,7 @@ class Uplink:
 
     def ring(self) -> None:
         """Wakes this client's `Downlink`."""
-        self._channel.call(pack(("XADD", self._cancel_keys[-1], "NOMKSTREAM", "*", "", "")))
+        self._channel.call(pack(("XADD", self._keys.inbox(self._client_id), "NOMKSTREAM", "*", "", "")))
 
     def retire(self) -> None:
         """Leaves the network; the last client takes it along."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from rush_executor import RushExecutor, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor._crew import crew
+from rush_executor._protocol.keys import Keys
 from tests.acceptance import tasks
 
 Eventually = Callable[..., Any]
@@ -167,7 +169,7 @@ def test_kill_what_waits_behind_a_call_that_keeps_the_gil(
     try:
         executor.submit(tasks.wait_for, str(gate))
         # Known to be short then: many are claimed at once.
-        for _ in range(300):
+        for _ in range(40):
             executor.submit(block_or_sleep)
         executor.submit(block_or_sleep, str(block))
         futures = [executor.submit(block_or_sleep, seconds=600) for _ in range(100)]
@@ -179,6 +181,23 @@ def test_kill_what_waits_behind_a_call_that_keeps_the_gil(
                 future.result(DEADLINE_S)
     finally:
         executor.kill_workers()
+
+
+def test_kill_what_is_given_back(server_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    """A moment after its agent was told: the task is cancelled then, and never runs."""
+    gate, keys = tmp_path / "gate", Keys("n")
+    with RushExecutor(1, url=server_url, network_id="n", heartbeat_period=0.5) as executor:
+        running = executor.submit(tasks.wait_for, str(gate))
+        eventually(running.running)
+        queued = executor.submit(double, 1)
+        eventually(lambda: queued._is_sent)
+        with redis.Redis.from_url(server_url) as server:
+            [agent_id] = server.smembers(keys.agent_ids)
+            name = keys.kills(agent_id.decode())
+            server.sadd(name, queued.task_id)
+            server.publish(name, queued.task_id)
+        eventually(queued.cancelled)
+        gate.touch()
 
 
 def test_kill_a_queued_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:

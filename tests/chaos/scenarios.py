@@ -32,7 +32,7 @@ from tests.integration.proxy import Proxy
 __all__ = ["SCENARIOS", "Scenario"]
 
 _KILL_EVERY_S = 0.3
-_GONE_WITHIN_S = 20.0
+_GONE_WITHIN_S = 12.0
 # Until when what a killed task had submitted may still be started: by who had claimed it before the kill.
 _ORPHANS_S = 2.0
 _NO_ERRORS: frozenset[str] = frozenset()

@@ -411,7 +411,7 @@ class Trial:
         if self._pending:
             return
         for server in self._servers:
-            self.wait_for(lambda server=server: not keys_left(server.url), "no key left", deadline_s=20.0)  # type: ignore[misc]
+            self.wait_for(lambda server=server: not keys_left(server.url), "no key left", deadline_s=12.0)  # type: ignore[misc]
             left = keys_left(server.url)
             self.check(not left, f"keys left: {left[:_OF_ALL_SIZES]}")
 

@@ -77,6 +77,23 @@ def test_twice_in_one_batch(rig: Rig) -> None:
     assert client.drain() == [(task, b"C")]
 
 
+def test_what_another_client_is_told_now(rig: Rig) -> None:
+    """Is that one's to cancel: who has given it away gets no such task, and its outcome tells it why."""
+    client, other = rig.client(), rig.client("c2")
+    queued, running = client.push(2)
+    worker = rig.worker()
+    [claim] = worker.claim()
+    assert other.uplink.attach([queued, running]) == [True, True]
+    before = rig.dump()
+    assert client.uplink.cancel([queued, running]) == [-1, -1]
+    assert rig.dump() == before
+    left = {queued, running} - {claim.task_id}
+    assert other.uplink.cancel([claim.task_id, *left]) == [0, 1]
+    worker.finish([claim])
+    assert {task: outcome[:1] for task, outcome in other.drain()} == {claim.task_id: b"F", left.pop(): b"C"}
+    assert {outcome for _, outcome in client.drain()} == {b"M"}
+
+
 def test_its_blob_goes_with_it(rig: Rig) -> None:
     """A large payload ends with its task."""
     client = rig.client()

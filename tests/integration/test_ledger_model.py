@@ -309,15 +309,17 @@ class _Ledger(RuleBasedStateMachine):
     @rule(pair=tasks)
     def cancel(self, pair: tuple[Client, str]) -> None:
         client, task_id = pair
-        task = self.model.queue.get(task_id)
-        if client.id not in self.model.inboxes or (task is not None and task.client_id != client.id):
+        if client.id not in self.model.inboxes:
             return
         expected = CancelReply.GONE
-        if task is not None:
-            expected = CancelReply.CANCELLED
-            self.model.tell(self.model.queue.pop(task_id), "C")
-        elif any_task := self.model.held().get(task_id) or self.model.ended.get(task_id):
-            expected = CancelReply.RUNNING if any_task.batch == 1 else CancelReply.HELD
+        queue, held = self.model.queue, self.model.held()
+        task = queue.get(task_id) or held.get(task_id) or self.model.ended.get(task_id)
+        if task is not None and task.client_id == client.id:
+            if task_id in queue:
+                expected = CancelReply.CANCELLED
+                self.model.tell(queue.pop(task_id), "C")
+            else:
+                expected = CancelReply.RUNNING if task.batch == 1 else CancelReply.HELD
         assert client.uplink.cancel([task_id]) == [expected]
         if expected is CancelReply.CANCELLED:
             self.keep(client.up_channel.sent[-1])
