@@ -75,5 +75,6 @@ $(STAMPS)/python:
 $(STAMPS)/%: pyproject.toml | $(STAMPS)/python
 	@echo "Installing rush-executor[$(@F)] into $(VENV)"
 	@$(PIP) --no-compile --editable '.[$(@F)]'
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib rush_executor tests >/dev/null || true
+	@$(BIN)/python -m compileall -q rush_executor tests
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || $(BIN)/python -m compileall -q $(VENV)/lib >/dev/null || true
 	@touch $@

@@ -335,10 +335,12 @@ def test_the_states_of_a_worker(rush: Rush, url: str, tmp_path: Path, monkeypatc
     hold_back = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     monkeypatch.setattr(crew, "_BOOT", hold_back + crew._BOOT)
     ids = rush.start_local_workers(fun=note_and_sleep, n_workers=1)
-    assert rush.worker_states == {ids[0]: "starting"}
-    assert rush.worker_ids == ids
-    assert rush.running_worker_ids == []
-    gate.touch()
+    try:
+        assert rush.worker_states == {ids[0]: "starting"}
+        assert rush.worker_ids == ids
+        assert rush.running_worker_ids == []
+    finally:
+        gate.touch()
     rush.wait_for_workers(timeout=DEADLINE_S)
     assert rush.worker_states == {ids[0]: "idle"}
     [key] = rush.push_tasks([{"note": str(note)}])

@@ -279,8 +279,10 @@ def test_killed_while_it_is_written(rush: Rush, path: Path) -> None:
         f"from rush_executor import Rush; print(Rush('net', {rush._config.url!r}).snapshot({str(path)!r}), flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        wait_until(lambda: len(list(path.parent.iterdir())) == 2)
-        process.kill()
+        try:
+            wait_until(lambda: len(list(path.parent.iterdir())) == 2)
+        finally:
+            process.kill()
         assert process.communicate()[0] == b""
     assert path.read_bytes() == raw
 

@@ -39,8 +39,8 @@ def _who_waits_is_counted_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No timer ends a wait at a bell or an inbox before the test does. To be made before the rig."""
-    seconds = 20.0
+    """No timer ends a wait at a bell or an inbox before the test gives up. To be made before the rig."""
+    seconds = 60.0
     monkeypatch.setattr(connection_module, "IDLE_BLOCK_S", seconds)
     monkeypatch.setattr(worker_module, "BLOCK_S", seconds)
     monkeypatch.setitem(worker_module.WorkerLedger.exchange.__kwdefaults__, "wait_s", seconds)

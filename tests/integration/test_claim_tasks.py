@@ -261,6 +261,7 @@ def test_several_workers_wake_for_several_tasks(rig: Rig) -> None:
     ids = client.push(3)
     for thread in threads:
         thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
     assert sorted(claim.task_id for claims in got for claim in claims) == ids
 
 

@@ -362,6 +362,7 @@ def test_something_else_is_done_meanwhile(
 ) -> None:
     """While a reply is waited for, that of a new connection too; and a server that is merely slow is not given up."""
     monkeypatch.setattr(connection_module, "_ASIDE_S", 0.1)
+    monkeypatch.setattr(connection_module, "REPLY_TIMEOUT_S", 60.0)
     n_looks = 0
     error: Exception | None = None
 
