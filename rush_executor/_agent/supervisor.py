@@ -34,7 +34,7 @@ from rush_executor._agent.workers import WorkerProcess, ask_to_leave, describe_e
 from rush_executor._config import NetworkConfig
 from rush_executor._ledger.agent import CHARGE_ALL, AgentLedger, NetworkRecord, Reaper
 from rush_executor._ledger.client import retire_client
-from rush_executor._ledger.connection import Channel, connect, end_server, open_pool
+from rush_executor._ledger.connection import Channel, Refused, connect, end_server, open_pool
 from rush_executor._ledger.notifications import AgentWatch, ensure_notifications
 from rush_executor._protocol.ids import new_id
 from rush_executor._protocol.keys import Keys
@@ -60,7 +60,11 @@ _MOST_FAILED_STARTS: Final = 3
 _NETWORK_CHECK_S: Final = 0.2
 # How long a task that is to be ended is looked for before the ledger is asked whether it is there, and how often.
 _LOOK_FOR_TASK_S: Final = 2.0
-_LOOK_AGAIN_S: Final = 0.01
+_LOOK_AGAIN_S: Final = 0.05
+# How often an agent that leaves looks for tasks that are to end: others may be about to claim them.
+_LAST_LOOKS: Final = 3
+# What somebody wants of a worker; other wishes are ids of tasks.
+_WORKER_WISHES: Final = (TERMINATE, KILL, RESTART)
 # How long there may be a worker too many, as one that waited for others goes on: what waits again in this time needs no
 # new one.
 _LINGER_S: Final = 1.0
@@ -276,7 +280,7 @@ class Supervisor:
     def _hear_wishes(self, now: float) -> None:
         """Stops the workers that somebody wants to stop; remembers the tasks that somebody wants to end."""
         wishes = self._ledger.wanted_ends()
-        stops = [wish for wish in wishes if wish.startswith((TERMINATE, KILL, RESTART))]
+        stops = [wish for wish in wishes if wish.startswith(_WORKER_WISHES)]
         for wish in stops:
             how, _, worker_id = wish.partition(":")
             self._stop_worker(worker_id, how)
@@ -343,7 +347,7 @@ class Supervisor:
         if not_found:
             # Claimed along with one that takes long and keeps the GIL: its worker cannot give the others back. Or given
             # back, or over.
-            held = self._ledger.seek(not_found, {worker.worker_id for worker in self._workers.values()})
+            held = self._ledger.seek(not_found)
             self._wanted_ends |= dict.fromkeys(held, time.monotonic() + _LOOK_FOR_TASK_S)
             if over := set(not_found).difference(held):
                 self._ledger.forget_ends(over)
@@ -558,6 +562,10 @@ class Supervisor:
         while self._losses:
             loss, guilty, tag, how = self._losses[0]
             self._ledger.lose_worker(loss, guilty, tag, how=how)
+            if self._wanted_ends:
+                # Some have ended with the worker, and may be queued again on purpose: all are heard anew.
+                self._wanted_ends.clear()
+                self._look_at = 0.0
             if guilty:
                 # A task that submits tasks has files of its own.
                 sweep_directories()
@@ -633,6 +641,14 @@ class Supervisor:
             # Where there is no shell that could, or somebody has killed it: see `EmbeddedServer`.
             end_server(self._settings.config.url)
 
+    def _hand_over_wishes(self) -> None:
+        """Ends tasks that somebody wants to end, and that workers here have given back; tells the agents of others."""
+        with contextlib.suppress(Refused):
+            for _ in range(_LAST_LOOKS):
+                ends = [wish for wish in self._ledger.wanted_ends() if not wish.startswith(_WORKER_WISHES)]
+                if not ends or not self._ledger.seek(ends):
+                    break
+
     def _depart(self) -> bool:
         """Waits for the last workers, which have been told, and takes the agent off the lists.
 
@@ -659,9 +675,7 @@ class Supervisor:
         if not (self._is_owner_gone and self._settings.is_server_private):
             try:
                 self._report_losses()
-                if self._wanted_ends:
-                    # Its workers have given back what they had not begun.
-                    self._ledger.seek(list(self._wanted_ends), ())
+                self._hand_over_wishes()
                 self._ledger.leave()
                 if self._is_owner_gone and self._settings.client_id is not None:
                     retire_client(self._channel, self._keys, self._settings.client_id)

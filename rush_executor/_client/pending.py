@@ -251,6 +251,9 @@ class PendingFutures:
         options = task.options
         again: NewTask | None = None
         if tag == FAILED_TAG and isinstance(failure, ContentElsewhereError):
+            if future._is_to_end:
+                self.cancel(future)
+                return
             # Not a retry: it was not run.
             again = self._move(future, task)
         elif not self._has_retries or future._is_to_end:

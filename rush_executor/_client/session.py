@@ -371,19 +371,21 @@ class Session:
                 # It has ended meanwhile, or the server is lost: then it would be waited for once more.
                 return False
             # Before: it may fail by itself at this moment.
-            future._is_to_end = True
+            before, future._is_to_end = future._is_to_end, True
             try:
                 with self._dispatcher.lock:
                     self._dispatcher.settle()
-                    future._is_to_end = self._uplink.kill(future.task_id)
+                    is_told = self._uplink.kill(future.task_id)
             except _NO_ANSWER:
-                future._is_to_end = False
-                return False
-            if future._is_to_end:
+                future._is_to_end = before
+                return future.cancelled()
+            future._is_to_end = before or is_told
+            if is_told:
                 return True
             # Neither queued nor running: given back between the two, or it has ended and is about to be told.
             concurrent.futures.wait([future], timeout=_HELD_PAUSES_S[0])
-        return False
+        # The server may have lost it meanwhile.
+        return future.cancelled()
 
     def is_running(self, future: RushFuture) -> bool:
         """Whether a worker has the task."""

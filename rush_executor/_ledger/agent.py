@@ -7,7 +7,7 @@ clients and agents both run one.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,34 +128,30 @@ class AgentLedger:
         """These need no end any more."""
         self._channel.call(pack(("SREM", self._keys.kills(self._agent_id), *task_ids)))
 
-    def seek(self, task_ids: Sequence[str], worker_ids: Collection[str]) -> list[str]:
+    def seek(self, task_ids: Sequence[str]) -> list[str]:
         """Asks for tasks that somebody wants to end and no worker here has begun; one that was given back is cancelled.
 
-        Args:
-            task_ids: The tasks.
-            worker_ids: This agent's workers.
-
         Returns:
-            Those that one of these workers holds, and may begin. If it is another one, its agent is told.
+            Those that may still be begun. The agent of the worker that holds them is told, if it is another one.
         """
         k = self._keys
-        fields = ("state", "worker", "client")
-        looks = [pack(("HMGET", k.task(task_id), *fields)) for task_id in task_ids]
+        looks = [pack(("HMGET", k.task(task_id), "state", "client")) for task_id in task_ids]
         wishes, *records = self._channel.call(pack(("SMEMBERS", k.kills(self._agent_id))), *looks)
         held, queued, cancels, kills = [], [], [], []
         for task_id, record in zip(task_ids, records, strict=True):
-            state, worker, client = ((field or b"").decode() for field in record)
+            state, client = ((field or b"").decode() for field in record)
             if task_id.encode() not in wishes:
                 # It has ended with its worker. If it is there, somebody has queued it again.
                 continue
             if state == RUNNING:
-                # For this agent as well: so the wish is kept, also for whoever buries it.
+                # Also when this agent is told: so the wish is kept, for whoever buries it as well.
                 kills.append(kill_command(k, task_id))
-                if worker in worker_ids:
-                    held.append(task_id)
+                held.append(task_id)
             elif state == QUEUED and client:
                 queued.append(task_id)
                 cancels.append(cancel_command(k, client, [task_id]))
+            elif state == QUEUED:
+                held.append(task_id)
         if cancels or kills:
             replies = self._channel.call(*cancels, *kills)
             # One that was claimed, or has become another client's, since the look is looked for once more.

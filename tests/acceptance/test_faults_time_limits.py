@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
@@ -198,6 +199,25 @@ def test_kill_what_is_given_back(server_url: str, tmp_path: Path, eventually: Ev
             server.publish(name, queued.task_id)
         eventually(queued.cancelled)
         gate.touch()
+
+
+def test_kill_what_a_leaving_agent_gives_back(server_url: str, tmp_path: Path, eventually: Eventually) -> None:
+    """Nobody else runs it, though its agent leaves before it has looked for it."""
+    gate, keys = tmp_path / "gate", Keys("n")
+    with RushExecutor(0, url=server_url, network_id="n") as executor:
+        leaving = RushExecutor(1, url=server_url, network_id="n")
+        running = executor.submit(tasks.wait_for, str(gate))
+        eventually(running.running)
+        queued = executor.submit(double, 1)
+        eventually(lambda: queued._is_sent)
+        with redis.Redis.from_url(server_url) as server:
+            [agent_id] = server.smembers(keys.agent_ids)
+            # Not published: it has not heard of it.
+            server.sadd(keys.kills(agent_id.decode()), queued.task_id)
+        threading.Timer(0.2, gate.touch).start()
+        leaving.shutdown()
+        eventually(queued.done)
+        assert queued.cancelled()
 
 
 def test_kill_a_queued_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:
