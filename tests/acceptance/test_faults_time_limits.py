@@ -7,7 +7,6 @@ import math
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, wait
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from rush_executor import RushExecutor, TaskKilledError, TaskTimeoutError, WorkerLostError
+from rush_executor import RushExecutor, RushFuture, TaskKilledError, TaskTimeoutError, WorkerLostError
 from rush_executor._crew import crew
 from rush_executor._protocol.keys import Keys
 from tests.acceptance import tasks
@@ -184,40 +183,50 @@ def test_kill_what_waits_behind_a_call_that_keeps_the_gil(
         executor.kill_workers()
 
 
+def submit_wanted(executor: RushExecutor, gate: Path, eventually: Eventually, *, is_told: bool) -> RushFuture:
+    """A queued task that is as if its worker had given it back after `kill()`, behind one that waits for a file."""
+    running = executor.submit(tasks.wait_for, str(gate))
+    eventually(running.running)
+    queued = executor.submit(time.sleep, 600)
+    eventually(lambda: queued._is_sent)
+    keys = Keys(executor.network_id)
+    with redis.Redis.from_url(executor._session.config.url) as server:
+        [agent_id] = server.smembers(keys.agent_ids)
+        name = keys.kills(agent_id.decode())
+        server.sadd(name, queued.task_id)
+        if is_told:
+            server.publish(name, queued.task_id)
+    return queued
+
+
 def test_kill_what_is_given_back(server_url: str, tmp_path: Path, eventually: Eventually) -> None:
     """A moment after its agent was told: the task is cancelled then, and never runs."""
-    gate, keys = tmp_path / "gate", Keys("n")
-    with RushExecutor(1, url=server_url, network_id="n", heartbeat_period=0.5) as executor:
-        running = executor.submit(tasks.wait_for, str(gate))
-        eventually(running.running)
-        queued = executor.submit(double, 1)
-        eventually(lambda: queued._is_sent)
-        with redis.Redis.from_url(server_url) as server:
-            [agent_id] = server.smembers(keys.agent_ids)
-            name = keys.kills(agent_id.decode())
-            server.sadd(name, queued.task_id)
-            server.publish(name, queued.task_id)
-        eventually(queued.cancelled)
-        gate.touch()
+    gate = tmp_path / "gate"
+    with RushExecutor(1, url=server_url, heartbeat_period=0.5) as executor:
+        try:
+            queued = submit_wanted(executor, gate, eventually, is_told=True)
+            with pytest.raises(CancelledError):
+                queued.result(DEADLINE_S / 2)
+        finally:
+            gate.touch()
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def test_kill_what_a_leaving_agent_gives_back(server_url: str, tmp_path: Path, eventually: Eventually) -> None:
-    """Nobody else runs it, though its agent leaves before it has looked for it."""
-    gate, keys = tmp_path / "gate", Keys("n")
+    """It ends, though its agent leaves before it has heard of that; it has begun only if a worker was quicker."""
+    gate = tmp_path / "gate"
     with RushExecutor(0, url=server_url, network_id="n") as executor:
         leaving = RushExecutor(1, url=server_url, network_id="n")
-        running = executor.submit(tasks.wait_for, str(gate))
-        eventually(running.running)
-        queued = executor.submit(double, 1)
-        eventually(lambda: queued._is_sent)
-        with redis.Redis.from_url(server_url) as server:
-            [agent_id] = server.smembers(keys.agent_ids)
-            # Not published: it has not heard of it.
-            server.sadd(keys.kills(agent_id.decode()), queued.task_id)
-        threading.Timer(0.2, gate.touch).start()
-        leaving.shutdown()
-        eventually(queued.done)
-        assert queued.cancelled()
+        try:
+            queued = submit_wanted(executor, gate, eventually, is_told=False)
+            leaving.shutdown(wait=False)
+            gate.touch()
+            with pytest.raises((CancelledError, TaskKilledError)):
+                queued.result(DEADLINE_S / 2)
+        finally:
+            gate.touch()
+            leaving.kill_workers()
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def test_kill_a_queued_task(pool: RushExecutor, tmp_path: Path, eventually: Eventually) -> None:
